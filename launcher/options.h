@@ -1,0 +1,91 @@
+/* The command line: one table of options that parses and that also prints the help.
+ *
+ * Everything a user can set is read here, once, into sy_options; no other file looks at argv or
+ * at the environment. */
+#ifndef SY_LAUNCHER_OPTIONS_H
+#define SY_LAUNCHER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct sy_options sy_options;
+
+typedef struct sy_command {
+    const char *name;    /* "run" */
+    const char *synopsis; /* "MODEL [options]" */
+    const char *summary; /* one line for the list of commands */
+    const char *text;    /* paragraphs printed by --help before the options */
+    bool needs_model;    /* a MODEL argument is required */
+    bool parallel;       /* takes -n N and runs on ranks; else one plain process */
+    sy_status (*main)(const sy_options *options); /* collective on parallel commands */
+} sy_command;
+
+/* One row per command; ends with name NULL. */
+extern const sy_command sy_commands[];
+
+struct sy_options {
+    const sy_command *command;
+    const char *model; /* path, or NULL */
+
+    /* parallel run */
+    int n_ranks;             /* -n N; 0 = not given                                     */
+    const char *hosts;       /* --hosts a:2,b:2                                          */
+    const char *hostfile;    /* --hostfile FILE                                          */
+    int threads;             /* -t N; 0 = cores available to the rank, shared fairly     */
+    int virtual_hosts;       /* --virtual-hosts H                                        */
+    bool no_shared_memory;   /* --no-shared-memory: MPI inside a host too                */
+    const char *activations; /* --activations bf16 | f32                                 */
+    const char *numerics;    /* --numerics exact | fast                                  */
+    const char *isa;         /* --isa auto | generic | avx2 | ... (also SWITCHYARD_ISA)  */
+    double deadline;         /* --deadline SECONDS of the liveness watch, default 10     */
+    double start_limit;      /* --start-limit SECONDS for MPI's own start-up, default 60 */
+    bool quiet, verbose;     /* -q, -v                                                   */
+    bool json;               /* --json                                                   */
+
+    /* run */
+    const char *prompt;       /* -p TEXT */
+    const char *prompt_file;  /* -f FILE */
+    const char *prompts_file; /* --prompts FILE, one JSON string a line */
+    const char *ids;          /* --ids "1 2 3" (run, logits) */
+    int64_t max_tokens;       /* --max-tokens, default 128 */
+    int64_t ctx;              /* --ctx, 0 = what the request needs, at most the model's */
+    int64_t chunk;            /* --chunk: most prefill tokens per rank and step, default 512 */
+    double temperature, top_p, min_p; /* defaults 0, 1, 0 */
+    int64_t top_k;                    /* default 0 = off */
+    uint64_t seed;
+    const char *sampling; /* --sampling model: the model's own values */
+    int n_stops;
+    const char **stop;  /* --stop TEXT, may be repeated */
+    const char *loads;  /* --loads FILE */
+    const char *routes; /* --routes FILE: replay the router's choices (run --ids, logits) */
+
+    /* tokenize */
+    bool decode, special; /* --decode, --special */
+
+    /* logits */
+    const char *out; /* --out FILE.npy */
+
+    /* inspect */
+    int ranks; /* --ranks N: bytes per rank as if on N ranks, default 1 */
+
+    /* bench */
+    const char *bench_prompt; /* -p 512[,..] */
+    const char *bench_gen;    /* -g 128[,..] */
+    const char *bench_batch;  /* -b 1,8      */
+    int repetitions;          /* -r, default 3 */
+    const char *format;       /* --format markdown | csv | json */
+    bool dummy_weights;       /* --dummy-weights */
+    const char *layers;       /* --layers N or dense:1,moe:2 */
+    int vocab, experts;       /* --vocab N, --experts N; 0 = as the model */
+    bool bench_exchange;      /* --exchange: the exchange alone */
+    const char *bench_tokens; /* --tokens 1,16,256 with --exchange */
+};
+
+/* Fills *out from argv and the environment. Prints help or version itself when asked and then
+ * sets *handled. On a usage error the text names the option and what was expected. */
+sy_status sy_options_parse(int argc, char **argv, sy_options *out, bool *handled);
+void sy_options_free(sy_options *options);
+
+#endif
