@@ -1,0 +1,76 @@
+/* What is compiled once per instruction set: two tables of inner kernels.
+ *
+ * kernels/cpu/isa_<name>.c sets the macros of its instruction set and includes the bodies
+ * (gemm_body.h, vector_body.h); it exports one sy_cpu_isa. Everything around these kernels is
+ * ordinary C compiled once. All tables give the same bits (kernels/ops.h, the order of sums):
+ * gemm by construction, vector because its loops have a fixed order, use fused multiply-add only
+ * where written (__builtin_fmaf) and call no libm function. */
+#ifndef SY_KERNELS_CPU_ISA_H
+#define SY_KERNELS_CPU_ISA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { SY_PANEL = 64 }; /* outputs of a panel */
+
+/* y[m][0..64) = (first ? 0 : y[m]) then one chain over K, for rows m of x; any number of rows.
+ * Panels of 2-byte weights are [K/2][64][2] (k_pairs pairs), of 4-byte weights [K][64].
+ * ldx, ldy in elements. x of n pairs reads exactly 2 n elements of each row. */
+typedef struct sy_gemm_kernels {
+    void (*bf16_bf16)(int64_t rows, const uint16_t *panel, const uint16_t *x, int64_t ldx,
+                      int64_t k_pairs, float *y, int64_t ldy, bool first);
+    void (*bf16_f32)(int64_t rows, const uint16_t *panel, const float *x, int64_t ldx,
+                     int64_t k_pairs, float *y, int64_t ldy, bool first);
+    void (*f16_f32)(int64_t rows, const uint16_t *panel, const float *x, int64_t ldx,
+                    int64_t k_pairs, float *y, int64_t ldy, bool first);
+    void (*f32_f32)(int64_t rows, const float *panel, const float *x, int64_t ldx, int64_t k,
+                    float *y, int64_t ldy, bool first);
+    /* One panel from 64 (n_rows <= 64, the rest zero) row-major rows of k elements, row stride
+     * src_stride bytes, any alignment. 16-bit codes are moved as they are; f32_to_bf16 rounds. */
+    void (*pack16)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+                   uint16_t *panel);
+    void (*pack_f32_to_bf16)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+                             uint16_t *panel);
+    void (*pack_f32)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+                     float *panel);
+} sy_gemm_kernels;
+
+/* Row kernels in float32. `out16` / `outf`: exactly one is not NULL, the act type of the run. */
+typedef struct sy_vector_kernels {
+    /* out = x * (1 / sqrt(mean(x^2) + eps)) * w, rounded once; sum in 64 strided partials */
+    void (*rms_norm)(int64_t n, const float *x, const float *w, float eps, uint16_t *out16,
+                     float *outf);
+    /* in place, float32: x * rsqrt * w */
+    void (*rms_norm_f32)(int64_t n, float *x, const float *w, float eps);
+    /* out = silu(g) * u, silu(g) = g / (1 + exp(-g)) */
+    void (*silu_mul)(int64_t n, const float *g, const float *u, uint16_t *out16, float *outf);
+    /* HALF layout, in place on float32: pairs (i, i + half) for i < half */
+    void (*rope_half)(int half, const float *cos, const float *sin, float *x);
+    void (*round_bf16)(int64_t n, const float *x, uint16_t *out);
+    void (*widen_bf16)(int64_t n, const uint16_t *x, float *out);
+    void (*add)(int64_t n, const float *a, float *x); /* x += a */
+    void (*scale)(int64_t n, float s, const float *a, float *out); /* out = s * a */
+    void (*clamp)(int64_t n, float limit, float *x);
+    /* p[i] = exp(x[i] - max), returns their sum in 64 strided partials; x == -inf gives 0 */
+    float (*exp_sum)(int64_t n, float *x, float max);
+    float (*max)(int64_t n, const float *x); /* -inf if n == 0; NaN counts as -inf */
+} sy_vector_kernels;
+
+typedef struct sy_cpu_isa {
+    const char *name;
+    sy_gemm_kernels gemm;
+    sy_vector_kernels vec;
+} sy_cpu_isa;
+
+extern const sy_cpu_isa sy_isa_generic;
+#if defined(__x86_64__)
+extern const sy_cpu_isa sy_isa_avx2, sy_isa_avx512, sy_isa_avx512bf16;
+#elif defined(__aarch64__)
+extern const sy_cpu_isa sy_isa_neon;
+#endif
+
+/* NULL or "auto": the best this CPU runs. An unknown name or one that the CPU lacks: NULL, with
+ * the error text set. */
+const sy_cpu_isa *sy_cpu_isa_find(const char *name);
+
+#endif
