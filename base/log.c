@@ -10,8 +10,10 @@ static struct {
     void *context;
 } logger = {SY_LOG_INFO, 0, 1, NULL, NULL};
 
-void sy_log_set_level(sy_log_level level) {
+sy_log_level sy_log_set_level(sy_log_level level) {
+    sy_log_level before = logger.level;
     logger.level = level;
+    return before;
 }
 
 void sy_log_set_rank(int rank, int n_ranks) {

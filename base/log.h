@@ -14,7 +14,7 @@ typedef enum sy_log_level {
 /* A sink receives one finished line without its newline. NULL restores stderr. */
 typedef void (*sy_log_sink)(sy_log_level level, const char *line, void *context);
 
-void sy_log_set_level(sy_log_level level);
+sy_log_level sy_log_set_level(sy_log_level level); /* returns the one before */
 void sy_log_set_rank(int rank, int n_ranks);
 void sy_log_set_sink(sy_log_sink sink, void *context);
 

@@ -10,7 +10,8 @@
  * All four calls are collective, in this order, once per MoE layer and step, on every rank, also
  * on one without tokens. Between begin and end the caller may compute (the shared expert).
  * Nothing is allocated after create. Ranks of one host read each other's rows in place (memfds);
- * between hosts they travel by MPI. */
+ * between hosts they travel by MPI. A call that fails leaves the exchange unusable: destroy it,
+ * and let the other ranks know (sy_comm_abort). */
 #ifndef SY_COMM_EXCHANGE_H
 #define SY_COMM_EXCHANGE_H
 
@@ -29,44 +30,56 @@ typedef enum sy_combine_mode {
     SY_COMBINE_REDUCED_BF16 /* bf16 rows   */
 } sy_combine_mode;
 
+/* Equal on all ranks. */
 typedef struct sy_exchange_shape {
-    int64_t max_rows; /* T of any rank in any step, equal on all ranks */
+    int64_t max_rows; /* T of any rank in any step */
     int hidden, top_k, experts;
     sy_dtype act;
     int max_slots; /* most slots that any rank holds in any layer */
     sy_combine_mode combine;
 } sy_exchange_shape;
 
-/* Worst-case bytes on this rank (own buffers, and received ones): for the memory budget. Local. */
+/* Worst-case bytes on this rank (own buffers, and received ones): for the memory budget.
+ * UINT64_MAX on overflow, or if the shape is more than create accepts. Local. */
 uint64_t sy_exchange_bytes(const sy_comm *comm, const sy_exchange_shape *shape);
-/* Most (token, expert) pairs that this rank may be asked to compute in one step. Local. */
+/* Most (token, expert) pairs that this rank may be asked to compute in one step; INT64_MAX on
+ * overflow. Local. */
 int64_t sy_exchange_max_pairs(const sy_comm *comm, const sy_exchange_shape *shape);
 
-/* Collective, allocates. */
-sy_status sy_exchange_create(sy_comm *comm, sy_backend *be, const sy_exchange_shape *shape,
+/* Collective, allocates. The backend outlives the exchange. */
+sy_status sy_exchange_create(sy_comm *comm,
+                             sy_backend *be,
+                             const sy_exchange_shape *shape,
                              sy_exchange **out);
+/* Local. NULL is fine. */
 void sy_exchange_destroy(sy_exchange *ex);
 
-/* x act [n_rows, H], expert and weight [n_rows, K]; step_hash must be equal on all ranks (a
- * divergence of the ranks' plans is reported as an error instead of a hang). The arguments must
- * stay valid until combine_end. */
-sy_status sy_dispatch_begin(sy_exchange *ex, const sy_placement_layer *placement, int64_t n_rows,
-                            const void *x, const int32_t *expert, const float *weight,
-                            uint64_t step_hash, sy_stream *s);
-/* rows: what to compute here, grouped by slot; valid until the next dispatch_begin. */
+/* x act [n_rows, H], expert and weight [n_rows, K], the experts of a row distinct; step_hash
+ * must be equal on all ranks (a divergence of the ranks' plans is reported as an error instead
+ * of a hang). The arguments must stay valid until combine_end. */
+sy_status sy_dispatch_begin(sy_exchange *ex,
+                            const sy_placement_layer *placement,
+                            int64_t n_rows,
+                            const void *x,
+                            const int32_t *expert,
+                            const float *weight,
+                            uint64_t step_hash,
+                            sy_stream *s);
+/* rows: what to compute here, grouped by slot; within a slot by source rank, then row. Valid
+ * until the next dispatch_begin. */
 sy_status sy_dispatch_end(sy_exchange *ex, sy_expert_rows *rows, sy_stream *s);
 /* y f32 [P, H], row i belongs to rows->x row i. */
 sy_status sy_combine_begin(sy_exchange *ex, const float *y, sy_stream *s);
 /* x [n_rows, H] += tree sum + shared (NULL if there is none). */
 sy_status sy_combine_end(sy_exchange *ex, const float *shared, float *x, sy_stream *s);
 
-/* What has travelled so far on this rank (payload of dispatch and combine). */
+/* What has travelled so far on this rank: rows and pairs of dispatch, rows of combine. */
 typedef struct sy_exchange_stats {
-    uint64_t rounds;               /* dispatch + combine pairs */
-    uint64_t tokens_sent;          /* (token, rank) copies sent to other ranks */
-    uint64_t rows_returned;        /* float32 rows sent home to other ranks */
-    uint64_t bytes_in_host;        /* sent to other ranks of this host */
-    uint64_t bytes_between_hosts;  /* sent to other hosts */
+    uint64_t rounds;              /* dispatch + combine pairs */
+    uint64_t tokens_sent;         /* (token, rank) copies sent to other ranks */
+    uint64_t rows_returned;       /* rows sent home to other ranks */
+    uint64_t bytes_in_host;       /* to other ranks of this host, read in place or not */
+    uint64_t bytes_between_hosts; /* to other hosts */
 } sy_exchange_stats;
 void sy_exchange_get_stats(const sy_exchange *ex, sy_exchange_stats *out);
 

@@ -27,10 +27,16 @@ typedef struct sy_liveness_options {
     void *context;
 } sy_liveness_options;
 
-/* Collective: exchanges addresses over MPI and starts the side thread. */
-sy_status sy_liveness_start(sy_comm *comm, const sy_liveness_options *options, sy_liveness **out);
+/* Collective: exchanges addresses over MPI and starts the side thread. *out stays NULL if there
+ * is nothing to watch: one rank, or a deadline of 0. All ranks pass the same deadline. */
+sy_status
+sy_liveness_start(sy_comm *comm, const sy_liveness_options *options, sy_liveness **out);
 /* Collective: after it no rank watches the others. NULL is fine. */
 void sy_liveness_stop(sy_liveness *live);
+
+/* Local, NULL is fine: this rank is about to end the job after an error that it has reported
+ * itself (sy_comm_abort). The others leave with it, without a line of their own. */
+void sy_liveness_abandon(sy_liveness *live);
 
 /* Local, cheap, NULL is fine: the main thread enters a phase (a static string), whose single
  * advances may take up to `limit` seconds (0 = no limit: waiting for the user, say) ... */

@@ -13,12 +13,12 @@
 typedef struct sy_options sy_options;
 
 typedef struct sy_command {
-    const char *name;    /* "run" */
+    const char *name;     /* "run" */
     const char *synopsis; /* "MODEL [options]" */
-    const char *summary; /* one line for the list of commands */
-    const char *text;    /* paragraphs printed by --help before the options */
-    bool needs_model;    /* a MODEL argument is required */
-    bool parallel;       /* takes -n N and runs on ranks; else one plain process */
+    const char *summary;  /* one line for the list of commands */
+    const char *text;     /* paragraphs printed by --help before the options */
+    bool needs_model;     /* a MODEL argument is required */
+    bool parallel;        /* takes -n N and runs on ranks; else one plain process */
     sy_status (*main)(const sy_options *options); /* collective on parallel commands */
 } sy_command;
 
@@ -80,12 +80,35 @@ struct sy_options {
     const char *layers;       /* --layers N or dense:1,moe:2 */
     int vocab, experts;       /* --vocab N, --experts N; 0 = as the model */
     bool bench_exchange;      /* --exchange: the exchange alone */
-    const char *bench_tokens; /* --tokens 1,16,256 with --exchange */
+    int64_t exchange_tokens;  /* --tokens N with --exchange: most tokens per rank */
+
+    /* from the environment, also set if the command line is wrong */
+    int world_rank;        /* as mpirun or srun say; -1: started by neither */
+    bool under_launcher;   /* mpirun or an MPI-aware srun started this process */
+    const char *front_end; /* where the front end listens, or NULL (launcher/frames.h) */
+
+    /* What the ranks are started with: every option that was given, as "--name=value", less those
+     * that only concern the front end, then "--" and the model. NULL-terminated, owned. */
+    int n_rank_args;
+    char **rank_args;
 };
 
 /* Fills *out from argv and the environment. Prints help or version itself when asked and then
  * sets *handled. On a usage error the text names the option and what was expected. */
 sy_status sy_options_parse(int argc, char **argv, sy_options *out, bool *handled);
 void sy_options_free(sy_options *options);
+
+/* One line with the value of every option of the command, defaults included, as a command line;
+ * in memory to be freed by the caller. */
+sy_status sy_options_describe(const sy_options *options, char **line);
+
+/* The numbers of a list such as "1,8,32" or "1 2 3", at least one, each within [min, max]; *out
+ * to be freed by the caller. `what` names the list in the error text. */
+sy_status sy_parse_int_list(const char *text,
+                            const char *what,
+                            int64_t min,
+                            int64_t max,
+                            int64_t **out,
+                            int64_t *n);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "base/status.h"
+#include "launcher/options.h"
 
 /* Results. A closed or full stdout is an error that names it, reported by this or a later call;
  * SY_ERR_IO. Text is passed through unbuffered enough for streaming. */
@@ -31,5 +32,21 @@ sy_status sy_in_read_line(size_t max, char **line, size_t *n);
 
 /* Set when the user pressed Ctrl-C or the process was told to end: long loops leave cleanly. */
 bool sy_interrupted(void);
+
+/* For main and for what creates the communicator. ---------------------------------------------
+ *
+ * The state behind these calls is the process's own, like its stdout: one, opened once. */
+
+/* Local. Connects to the front end if there is one, and becomes the sink of the log. */
+sy_status sy_output_open(const sy_options *options);
+/* Local, once the ranks are up: who this rank is. Before that, or in a process without MPI, it is
+ * taken for a world of its own. The front end's limit for the start ends here. */
+void sy_output_joined(int rank, int n_ranks, const char *host);
+/* The one final error line of this process, at most once; any thread, also the watchdog's
+ * (sy_liveness_report with context NULL). SY_OK says that all went well and prints nothing.
+ * True if the front end took it: then the exit code of this rank tells nothing more. */
+bool sy_output_final(sy_status status, const char *error);
+void sy_output_peer_lost(void *context, const char *line);
+void sy_output_close(void);
 
 #endif

@@ -14,31 +14,79 @@
 enum { SY_PANEL = 64 }; /* outputs of a panel */
 
 /* y[m][0..64) = (first ? 0 : y[m]) then one chain over K, for rows m of x; any number of rows.
- * Panels of 2-byte weights are [K/2][64][2] (k_pairs pairs), of 4-byte weights [K][64].
- * ldx, ldy in elements. x of n pairs reads exactly 2 n elements of each row. */
+ * Panels of 2-byte weights are [K/2][64][2] (k_pairs pairs), of 4-byte weights [K][64], 64-byte
+ * aligned. ldx, ldy in elements. x of n pairs reads exactly 2 n elements of each row. */
 typedef struct sy_gemm_kernels {
-    void (*bf16_bf16)(int64_t rows, const uint16_t *panel, const uint16_t *x, int64_t ldx,
-                      int64_t k_pairs, float *y, int64_t ldy, bool first);
-    void (*bf16_f32)(int64_t rows, const uint16_t *panel, const float *x, int64_t ldx,
-                     int64_t k_pairs, float *y, int64_t ldy, bool first);
-    void (*f16_f32)(int64_t rows, const uint16_t *panel, const float *x, int64_t ldx,
-                    int64_t k_pairs, float *y, int64_t ldy, bool first);
-    void (*f32_f32)(int64_t rows, const float *panel, const float *x, int64_t ldx, int64_t k,
-                    float *y, int64_t ldy, bool first);
+    void (*bf16_bf16)(int64_t rows,
+                      const uint16_t *panel,
+                      const uint16_t *x,
+                      int64_t ldx,
+                      int64_t k_pairs,
+                      float *y,
+                      int64_t ldy,
+                      bool first);
+    /* The same, and meanwhile brings the k_pairs * 256 bytes at `next` near: the panel that will
+     * be read after this one, or NULL. NULL in tables that are too slow to gain from it. */
+    void (*bf16_bf16_next)(int64_t rows,
+                           const uint16_t *panel,
+                           const uint16_t *x,
+                           int64_t ldx,
+                           int64_t k_pairs,
+                           float *y,
+                           int64_t ldy,
+                           bool first,
+                           const void *next);
+    void (*bf16_f32)(int64_t rows,
+                     const uint16_t *panel,
+                     const float *x,
+                     int64_t ldx,
+                     int64_t k_pairs,
+                     float *y,
+                     int64_t ldy,
+                     bool first);
+    void (*f16_f32)(int64_t rows,
+                    const uint16_t *panel,
+                    const float *x,
+                    int64_t ldx,
+                    int64_t k_pairs,
+                    float *y,
+                    int64_t ldy,
+                    bool first);
+    void (*f32_f32)(int64_t rows,
+                    const float *panel,
+                    const float *x,
+                    int64_t ldx,
+                    int64_t k,
+                    float *y,
+                    int64_t ldy,
+                    bool first);
     /* One panel from 64 (n_rows <= 64, the rest zero) row-major rows of k elements, row stride
      * src_stride bytes, any alignment. 16-bit codes are moved as they are; f32_to_bf16 rounds. */
-    void (*pack16)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+    void (*pack16)(int64_t n_rows,
+                   int64_t k,
+                   const void *src,
+                   int64_t src_stride,
                    uint16_t *panel);
-    void (*pack_f32_to_bf16)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+    void (*pack_f32_to_bf16)(int64_t n_rows,
+                             int64_t k,
+                             const void *src,
+                             int64_t src_stride,
                              uint16_t *panel);
-    void (*pack_f32)(int64_t n_rows, int64_t k, const void *src, int64_t src_stride,
+    void (*pack_f32)(int64_t n_rows,
+                     int64_t k,
+                     const void *src,
+                     int64_t src_stride,
                      float *panel);
 } sy_gemm_kernels;
 
 /* Row kernels in float32. `out16` / `outf`: exactly one is not NULL, the act type of the run. */
 typedef struct sy_vector_kernels {
     /* out = x * (1 / sqrt(mean(x^2) + eps)) * w, rounded once; sum in 64 strided partials */
-    void (*rms_norm)(int64_t n, const float *x, const float *w, float eps, uint16_t *out16,
+    void (*rms_norm)(int64_t n,
+                     const float *x,
+                     const float *w,
+                     float eps,
+                     uint16_t *out16,
                      float *outf);
     /* in place, float32: x * rsqrt * w */
     void (*rms_norm_f32)(int64_t n, float *x, const float *w, float eps);
@@ -48,7 +96,7 @@ typedef struct sy_vector_kernels {
     void (*rope_half)(int half, const float *cos, const float *sin, float *x);
     void (*round_bf16)(int64_t n, const float *x, uint16_t *out);
     void (*widen_bf16)(int64_t n, const uint16_t *x, float *out);
-    void (*add)(int64_t n, const float *a, float *x); /* x += a */
+    void (*add)(int64_t n, const float *a, float *x);              /* x += a */
     void (*scale)(int64_t n, float s, const float *a, float *out); /* out = s * a */
     void (*clamp)(int64_t n, float limit, float *x);
     /* p[i] = exp(x[i] - max), returns their sum in 64 strided partials; x == -inf gives 0 */
@@ -56,10 +104,21 @@ typedef struct sy_vector_kernels {
     float (*max)(int64_t n, const float *x); /* -inf if n == 0; NaN counts as -inf */
 } sy_vector_kernels;
 
+/* Loops that find this machine's bounds, for printing shares of them (kernels/probe.h). */
+typedef struct sy_probe_kernels {
+    /* Reads the block front to back; the value only keeps the loads alive. */
+    uint64_t (*read)(const void *block, int64_t bytes);
+    /* `rounds` times a fixed number of independent multiply-adds on registers, with the
+     * instruction of bf16_bf16 or of f32_f32. Returns the multiply-adds done. */
+    int64_t (*peak_bf16)(int64_t rounds, float *sink);
+    int64_t (*peak_f32)(int64_t rounds, float *sink);
+} sy_probe_kernels;
+
 typedef struct sy_cpu_isa {
     const char *name;
     sy_gemm_kernels gemm;
     sy_vector_kernels vec;
+    sy_probe_kernels probe;
 } sy_cpu_isa;
 
 extern const sy_cpu_isa sy_isa_generic;
@@ -72,5 +131,10 @@ extern const sy_cpu_isa sy_isa_neon;
 /* NULL or "auto": the best this CPU runs. An unknown name or one that the CPU lacks: NULL, with
  * the error text set. */
 const sy_cpu_isa *sy_cpu_isa_find(const char *name);
+
+/* Whether bf16_bf16 of a table gives the bits of the order in kernels/ops.h on a fixed set of
+ * cases that tell it from its neighbours: even element first, the pair summed before it is added,
+ * denormals kept on input or output. vdpbf16ps is specified loosely enough to differ by vendor. */
+bool sy_cpu_order_holds(const sy_gemm_kernels *kernels);
 
 #endif

@@ -1,0 +1,188 @@
+/* The expert steps and the dense FFN: grouped gate and up with SwiGLU, grouped down.
+ *
+ * Work is a list of (slot, panel) units in address order. Each thread takes one contiguous share,
+ * weighted by cost, so that it reads its weights as one forward stream; every output has one
+ * owner, so the split does not reach a sum. */
+#include "base/checked.h"
+#include "kernels/cpu/cpu.h"
+
+/* Rows from which a panel costs arithmetic rather than memory traffic: peak over bandwidth. */
+enum { RIDGE_ROWS = 8 };
+
+/* Panels of one slot are equally dear, and panels of all slots are equally large. */
+static int64_t panel_cost(int64_t rows) {
+    return rows == 0 ? 0 : sy_max(rows, RIDGE_ROWS);
+}
+
+/* The panels of a slot that lie before `cut` on the axis of cost, where the slot begins at
+ * `before`. */
+static int64_t panels_before(int64_t cut, int64_t before, int64_t cost, int64_t panels) {
+    if (cut <= before) return 0;
+    return sy_min(sy_ceil_div(cut - before, cost), panels);
+}
+
+typedef struct expert_job expert_job;
+typedef void (
+    *units_fn)(const expert_job *job, int thread, int slot, int64_t begin, int64_t end);
+
+struct expert_job {
+    sy_cpu *cpu;
+    const sy_matrix *matrix; /* [n_slots]: gate_up or down */
+    int n_slots;
+    const int64_t *first; /* rows of slot s: [first[s], first[s + 1]) */
+    const void *x;        /* act [P, H] for up, [P, F] for down */
+    void *h;              /* up: act [P, F] */
+    float *y;             /* down: f32 [P, H] */
+};
+
+/* Calls fn for the panels of each slot that fall to this thread. */
+static void for_share(const expert_job *job, int thread, int n_threads, units_fn fn) {
+    int64_t total = 0, before = 0;
+    for (int s = 0; s < job->n_slots; s++)
+        total += panel_cost(job->first[s + 1] - job->first[s]) * sy_cpu_panels(&job->matrix[s]);
+    int64_t cut_begin, cut_end;
+    sy_pool_share(total, thread, n_threads, &cut_begin, &cut_end);
+    for (int s = 0; s < job->n_slots && before < cut_end; s++) {
+        int64_t cost = panel_cost(job->first[s + 1] - job->first[s]);
+        if (cost == 0) continue;
+        int64_t panels = sy_cpu_panels(&job->matrix[s]);
+        int64_t begin = panels_before(cut_begin, before, cost, panels);
+        int64_t end = panels_before(cut_end, before, cost, panels);
+        if (begin < end) fn(job, thread, s, begin, end);
+        before += cost * panels;
+    }
+}
+
+/* Gate and up of one panel for some rows, then h = silu(gate) * up with one rounding to act. */
+static void up_panel(const expert_job *job,
+                     int thread,
+                     const sy_matrix *m,
+                     int64_t panel,
+                     bool more,
+                     int64_t row,
+                     int64_t rows) {
+    sy_cpu *cpu = job->cpu;
+    sy_cpu_tiles *tiles = &cpu->tiles[thread];
+    bool f32 = cpu->base.act == SY_F32;
+    const char *x = (const char *)job->x + row * m->k * sy_act_bytes(&cpu->base);
+    sy_panel_range gate = {m, 2 * panel, 0, m->k, true, 2 * panel + 1};
+    sy_panel_range up = {m, 2 * panel + 1, 0, m->k, more, 2 * panel + 2};
+    sy_cpu_panel(cpu, thread, &gate, rows, x, m->k, tiles->gate, SY_PANEL, true);
+    sy_cpu_panel(cpu, thread, &up, rows, x, m->k, tiles->up, SY_PANEL, true);
+    int64_t column = panel * SY_PANEL, columns = sy_min(m->n - column, SY_PANEL);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t at = (row + r) * m->n + column;
+        cpu->isa->vec.silu_mul(columns, tiles->gate + r * SY_PANEL, tiles->up + r * SY_PANEL,
+                               f32 ? NULL : (uint16_t *)job->h + at,
+                               f32 ? (float *)job->h + at : NULL);
+    }
+}
+
+static void up_units(const expert_job *job, int thread, int slot, int64_t begin, int64_t end) {
+    int64_t last = job->first[slot + 1];
+    for (int64_t panel = begin; panel < end; panel++)
+        for (int64_t row = job->first[slot]; row < last; row += SY_TILE_ROWS)
+            up_panel(job, thread, &job->matrix[slot], panel, panel + 1 < end, row,
+                     sy_min(last - row, SY_TILE_ROWS));
+}
+
+static void
+down_units(const expert_job *job, int thread, int slot, int64_t begin, int64_t end) {
+    const sy_matrix *m = &job->matrix[slot];
+    int64_t row = job->first[slot];
+    const char *x = (const char *)job->x + row * m->k * sy_act_bytes(&job->cpu->base);
+    sy_cpu_matmul(job->cpu, thread, m, begin, end, SY_LEAF, job->first[slot + 1] - row, x, m->k,
+                  job->y + row * m->n, m->n);
+}
+
+static void up_run(void *arg, int thread, int n_threads) {
+    for_share(arg, thread, n_threads, up_units);
+}
+
+static void down_run(void *arg, int thread, int n_threads) {
+    for_share(arg, thread, n_threads, down_units);
+}
+
+sy_status sy_cpu_experts_up(sy_backend *be,
+                            const sy_layer_spec *spec,
+                            const sy_layer_weights *w,
+                            const sy_expert_rows *rows,
+                            void *h,
+                            sy_stream *s) {
+    (void)spec;
+    (void)s;
+    expert_job job = {.cpu = sy_cpu_of(be),
+                      .matrix = w->gate_up,
+                      .n_slots = rows->n_slots,
+                      .first = rows->first,
+                      .x = rows->x,
+                      .h = h};
+    if (rows->n_pairs > 0) sy_pool_run(job.cpu->pool, up_run, &job);
+    return SY_OK;
+}
+
+sy_status sy_cpu_experts_down(sy_backend *be,
+                              const sy_layer_spec *spec,
+                              const sy_layer_weights *w,
+                              const sy_expert_rows *rows,
+                              const void *h,
+                              float *y,
+                              sy_stream *s) {
+    (void)spec;
+    (void)s;
+    expert_job job = {.cpu = sy_cpu_of(be),
+                      .matrix = w->down,
+                      .n_slots = rows->n_slots,
+                      .first = rows->first,
+                      .x = h,
+                      .y = y};
+    if (rows->n_pairs > 0) sy_pool_run(job.cpu->pool, down_run, &job);
+    return SY_OK;
+}
+
+/* The dense FFN is one expert that takes every row: both halves in one run of the pool. */
+typedef struct dense_job {
+    expert_job up, down;
+} dense_job;
+
+static void dense_run(void *arg, int thread, int n_threads) {
+    const dense_job *job = arg;
+    for_share(&job->up, thread, n_threads, up_units);
+    sy_pool_barrier(job->up.cpu->pool);
+    for_share(&job->down, thread, n_threads, down_units);
+}
+
+sy_status sy_cpu_dense_ffn(sy_backend *be,
+                           const sy_layer_spec *spec,
+                           const sy_layer_weights *w,
+                           int64_t n_rows,
+                           const void *xn,
+                           void *h,
+                           float *y,
+                           sy_stream *s) {
+    (void)spec;
+    (void)s;
+    sy_cpu *cpu = sy_cpu_of(be);
+    const int64_t first[2] = {0, n_rows};
+    dense_job job = {
+        .up = {.cpu = cpu,
+               .matrix = &w->ffn_gate_up,
+               .n_slots = 1,
+               .first = first,
+               .x = xn,
+               .h = h},
+        .down =
+            {.cpu = cpu, .matrix = &w->ffn_down, .n_slots = 1, .first = first, .x = h, .y = y},
+    };
+    if (n_rows > 0) sy_pool_run(cpu->pool, dense_run, &job);
+    return SY_OK;
+}
+
+void sy_cpu_experts_scratch(const sy_cpu *cpu,
+                            const sy_limits *l,
+                            uint64_t *thread,
+                            uint64_t *shared) {
+    (void)cpu;
+    (void)l;
+    *thread = *shared = 0;
+}

@@ -1,0 +1,252 @@
+/* switchyard bench: speed of prefill and decode, beside what the machine could do. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/hash.h"
+#include "launcher/bench_table.h"
+#include "launcher/commands.h"
+#include "launcher/exchange_table.h"
+#include "launcher/output.h"
+#include "launcher/session.h"
+#include "kernels/probe.h"
+
+typedef struct bench {
+    const sy_options *options;
+    const char *format;
+    sy_session *session;
+    int64_t *prompt, *gen, *batch, n_prompt, n_gen, n_batch;
+    int32_t *ids; /* [longest prompt] */
+    sy_bench_row row;
+} bench;
+
+static bool on_token(void *context, int request, const sy_token *token) {
+    (void)context;
+    (void)request;
+    (void)token;
+    return false;
+}
+
+static bool on_step(void *context) {
+    (void)context;
+    return sy_interrupted();
+}
+
+static sy_status parse_lists(bench *b) {
+    sy_status st = SY_OK;
+    const sy_options *o = b->options;
+    int64_t most = b->session->spec->max_position;
+    SY_TRY(sy_parse_int_list(o->bench_prompt, "-p", 0, most - 1, &b->prompt, &b->n_prompt));
+    SY_TRY(sy_parse_int_list(o->bench_gen, "-g", 0, most - 1, &b->gen, &b->n_gen));
+    SY_TRY(sy_parse_int_list(o->bench_batch, "-b", 1, 4096, &b->batch, &b->n_batch));
+done:
+    return st;
+}
+
+static int64_t largest(const int64_t *list, int64_t n) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < n; i++) most = sy_max(most, list[i]);
+    return most;
+}
+
+static sy_status make_ids(bench *b, int64_t n) {
+    b->ids = calloc((size_t)n, sizeof *b->ids);
+    if (b->ids == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for the prompt");
+    for (int64_t i = 0; i < n; i++)
+        b->ids[i] = (int32_t)(sy_hash_add(7, (uint64_t)i) % (uint64_t)b->session->spec->vocab);
+    return SY_OK;
+}
+
+static sy_status open_engine(bench *b) {
+    sy_status st = SY_OK;
+    int R = b->session->n_ranks;
+    int64_t context = 1 + sy_max(largest(b->prompt, b->n_prompt), largest(b->gen, b->n_gen));
+    int64_t per_rank = sy_ceil_div(largest(b->batch, b->n_batch), R);
+    SY_TRY(sy_comm_agree(b->session->comm, make_ids(b, context)));
+    sy_engine_options wish = {.max_context = context,
+                              .max_pages = per_rank * sy_kv_pages(context),
+                              .per_rank = (int)per_rank,
+                              .chunk = sy_max(b->options->chunk, per_rank),
+                              .max_outputs = per_rank, .ignore_eos = true};
+    SY_TRY(sy_session_engine(b->session, wish));
+done:
+    return st;
+}
+
+/* One run of n_batch sequences; stats on rank 0. */
+static sy_status run_once(bench *b, int64_t n_batch, int64_t n_prompt, int64_t n_gen,
+                          sy_engine_stats *stats) {
+    sy_status st = SY_OK;
+    const sy_engine_events events = {on_token, on_step, NULL, NULL};
+    sy_request *requests = calloc((size_t)n_batch, sizeof *requests);
+    if (requests == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for the batch");
+    for (int64_t i = 0; i < n_batch; i++)
+        requests[i] = (sy_request){b->ids, n_prompt, n_gen, {.top_p = 1}};
+    st = sy_engine_generate(b->session->engine, requests, (int)n_batch, &events, stats);
+    free(requests);
+    return sy_session_step(b->session, st);
+}
+
+/* What the machine gives right now: all ranks probe at the same time, their rates add up. */
+static sy_status probe(bench *b, double *bandwidth, double *flops) {
+    sy_status st = SY_OK;
+    sy_session *s = b->session;
+    double mine[2], *all = NULL;
+    if (s->rank == 0 && (all = calloc((size_t)s->n_ranks, sizeof mine)) == NULL)
+        st = sy_fail(SY_ERR_MEMORY, "no memory for the probes");
+    SY_TRY(sy_comm_agree(s->comm, st));
+    SY_TRY(sy_comm_barrier(s->comm));
+    mine[0] = sy_cpu_probe_bandwidth(s->pool, 0.25);
+    SY_TRY(sy_comm_barrier(s->comm));
+    mine[1] = sy_cpu_probe_flops(s->be, 0.25);
+    SY_TRY(sy_comm_gather(s->comm, mine, sizeof mine, all, 0));
+    *bandwidth = *flops = 0;
+    for (int r = 0; r < s->n_ranks && s->rank == 0; r++) {
+        *bandwidth += all[2 * r];
+        *flops += all[2 * r + 1];
+    }
+done:
+    free(all);
+    return st;
+}
+
+static int64_t matrix_weights(const sy_matrix *m) {
+    return m->data == NULL ? 0 : m->parts * m->n * m->k;
+}
+
+static int64_t matrix_bytes(const sy_matrix *m) {
+    return matrix_weights(m) * sy_dtype_bits(m->dtype) / 8;
+}
+
+/* Weights that a decode step reads whatever the routing, per rank, and of one expert. */
+static void count_reads(const sy_weights *w, int n_layers, int64_t *fixed, int64_t *expert) {
+    *fixed = matrix_bytes(&w->lm_head);
+    *expert = 0;
+    for (int l = 0; l < n_layers; l++) {
+        const sy_layer_weights *layer = &w->layer[l];
+        const sy_matrix *const m[] = {&layer->q, &layer->k, &layer->v, &layer->o,
+                                      &layer->router, &layer->ffn_gate_up, &layer->ffn_down};
+        for (size_t i = 0; i < sizeof m / sizeof m[0]; i++) *fixed += matrix_bytes(m[i]);
+        if (layer->n_slots > 0)
+            *expert = matrix_bytes(&layer->gate_up[0]) + matrix_bytes(&layer->down[0]);
+    }
+}
+
+/* Bytes of weights that all ranks read for one step, from the counted experts. Collective. */
+static sy_status bytes_per_step(bench *b, uint64_t steps, double *out) {
+    sy_status st = SY_OK;
+    sy_session *s = b->session;
+    int64_t fixed, expert;
+    uint64_t *all = NULL;
+    sy_runner *runner = sy_engine_runner(s->engine);
+    if (s->rank == 0 && (all = calloc((size_t)s->n_ranks, sizeof *all)) == NULL)
+        st = sy_fail(SY_ERR_MEMORY, "no memory for the counts");
+    SY_TRY(sy_comm_agree(s->comm, st));
+    SY_TRY(sy_comm_gather(s->comm, &runner->loads->experts_read, sizeof *all, all, 0));
+    count_reads(s->weights, s->spec->n_layers, &fixed, &expert);
+    *out = (double)fixed * (double)sy_min(s->n_ranks, b->row.n_batch);
+    for (int r = 0; r < s->n_ranks && s->rank == 0; r++)
+        *out += (double)all[r] / (double)steps * (double)expert;
+done:
+    free(all);
+    return st;
+}
+
+/* Floating-point operations of a prefill of n tokens: two for each active weight (lm_head once a
+ * prompt), and the causal half of scores and values. */
+static double prefill_flops(const sy_model_spec *spec, double n) {
+    sy_param_counts c;
+    sy_spec_count(spec, &c);
+    double weights = 0;
+    for (int l = 0; l < spec->n_layers; l++) {
+        const sy_attn_spec *a = &spec->layer[l].attn;
+        const sy_ffn_spec *f = &spec->layer[l].ffn;
+        double q = (double)a->heads * a->head_dim, kv = (double)a->kv_heads * a->head_dim;
+        double ffn = f->kind == SY_FFN_MOE ? 3.0 * (f->top_k * f->inter + f->shared_inter) +
+                                                 f->experts
+                                           : 3.0 * f->inter;
+        weights += spec->hidden * (2 * q + 2 * kv + ffn) + q * n; /* q * n: 2 * q * n / 2 */
+    }
+    return 2 * (weights * n + (double)spec->hidden * spec->vocab);
+}
+
+typedef enum test_kind { PREFILL, DECODE } test_kind;
+
+/* One line of the table: repetitions, each between its own probes. */
+static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) {
+    sy_status st = SY_OK;
+    sy_session *s = b->session;
+    sy_bench_row *row = &b->row;
+    int reps = (int)sy_min(b->options->repetitions, SY_BENCH_MAX_REPETITIONS);
+    *row = (sy_bench_row){.n_batch = n_batch, .n_tokens = n, .is_prefill = kind == PREFILL,
+                          .n_ranks = s->n_ranks, .n_threads = s->n_threads};
+    for (int i = -1; i < reps; i++) { /* -1: a warm-up that is not counted */
+        sy_engine_stats stats = {0};
+        double bandwidth, flops, bytes;
+        SY_TRY(probe(b, &bandwidth, &flops));
+        sy_loads_reset(sy_engine_runner(s->engine)->loads);
+        if (kind == PREFILL) SY_TRY(run_once(b, n_batch, n, 1, &stats));
+        else SY_TRY(run_once(b, n_batch, 1, n + 1, &stats));
+        /* All ranks must leave the loop together. */
+        SY_TRY(sy_comm_broadcast(s->comm, &stats, sizeof stats, 0));
+        if (stats.interrupted) SY_FAIL(SY_ERR_INTERRUPTED, "interrupted");
+        SY_TRY(bytes_per_step(b, stats.steps, &bytes));
+        if (i < 0) continue;
+        if (kind == PREFILL) {
+            row->rate[i] = (double)stats.prefill_tokens / stats.prefill_seconds;
+            row->share[i] = (double)n_batch * prefill_flops(s->spec, (double)n) /
+                            stats.prefill_seconds / flops;
+        } else {
+            row->rate[i] = (double)stats.decode_tokens / stats.decode_seconds;
+            row->bytes_per_token = bytes / (double)n_batch;
+            row->gb_per_s[i] = bytes * row->rate[i] / (double)n_batch * 1e-9;
+            row->share[i] = row->gb_per_s[i] * 1e9 / bandwidth;
+        }
+        row->bound[i] = kind == PREFILL ? flops : bandwidth;
+        row->n_repetitions = i + 1;
+    }
+    if (s->rank == 0) SY_TRY(sy_bench_print_row(b->format, s->spec, s->weights, row));
+done:
+    return st;
+}
+
+static sy_status run_all(bench *b) {
+    sy_status st = SY_OK;
+    if (b->session->rank == 0) SY_TRY(sy_bench_print_head(b->format));
+    for (int64_t i = 0; i < b->n_batch; i++) {
+        for (int64_t k = 0; k < b->n_prompt; k++)
+            if (b->prompt[k] > 0) SY_TRY(run_test(b, PREFILL, b->batch[i], b->prompt[k]));
+        for (int64_t k = 0; k < b->n_gen; k++)
+            if (b->gen[k] > 0) SY_TRY(run_test(b, DECODE, b->batch[i], b->gen[k]));
+    }
+    if (b->session->rank == 0) SY_TRY(sy_bench_print_end(b->format));
+done:
+    return st;
+}
+
+sy_status sy_cmd_bench(const sy_options *options) {
+    sy_status st = SY_OK;
+    sy_session session;
+    bench b = {.options = options, .session = &session,
+               .format = options->json ? "json" : options->format};
+
+    SY_TRY(sy_session_open(options, &session));
+    if (!options->bench_exchange && options->model == NULL)
+        SY_FAIL(SY_ERR_USAGE, "bench needs a MODEL, or --exchange");
+    if (options->bench_exchange) {
+        SY_TRY(sy_exchange_table(&session));
+        goto done;
+    }
+    SY_TRY(sy_session_model(&session));
+    SY_TRY(sy_comm_agree(session.comm, parse_lists(&b)));
+    SY_TRY(open_engine(&b));
+    SY_TRY(run_all(&b));
+done:
+    free(b.prompt);
+    free(b.gen);
+    free(b.batch);
+    free(b.ids);
+    return sy_session_close(&session, st);
+}

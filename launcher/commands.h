@@ -1,0 +1,13 @@
+/* The commands; each lives in launcher/cmd_<name>.c. */
+#ifndef SY_LAUNCHER_COMMANDS_H
+#define SY_LAUNCHER_COMMANDS_H
+
+#include "launcher/options.h"
+
+sy_status sy_cmd_run(const sy_options *options);
+sy_status sy_cmd_bench(const sy_options *options);
+sy_status sy_cmd_logits(const sy_options *options);
+sy_status sy_cmd_tokenize(const sy_options *options);
+sy_status sy_cmd_inspect(const sy_options *options);
+
+#endif

@@ -1,0 +1,190 @@
+#include "launcher/option_table.h"
+
+#include <string.h>
+
+#define FIELD(name) offsetof(sy_options, name)
+#define MAX_TOKENS 16777216.0 /* 2^24 */
+
+/* One row, one paragraph. */
+/* clang-format off */
+const sy_option sy_option_table[] = {
+    /* generating text */
+    {.name = "prompt", .letter = 'p', .argument = "TEXT", .kind = SY_OPTION_TEXT,
+     .offset = FIELD(prompt), .commands = "run", .exclusive = 'p',
+     .help = "the prompt"},
+    {.name = "file", .letter = 'f', .argument = "FILE", .kind = SY_OPTION_TEXT,
+     .offset = FIELD(prompt_file), .commands = "run", .exclusive = 'p',
+     .help = "read the prompt from FILE, - for stdin"},
+    {.name = "prompts", .argument = "FILE", .kind = SY_OPTION_TEXT,
+     .offset = FIELD(prompts_file), .commands = "run", .exclusive = 'p',
+     .help = "many prompts, one JSON string a line, - for stdin"},
+    {.name = "ids", .argument = "\"1 2 3\"", .kind = SY_OPTION_LIST, .offset = FIELD(ids),
+     .commands = "run logits", .max = 2147483647.0, .exclusive = 'p',
+     .help = "token ids in place of text"},
+    {.name = "max-tokens", .argument = "N", .kind = SY_OPTION_INT64,
+     .offset = FIELD(max_tokens), .commands = "run", .initial = "128", .min = 1,
+     .max = MAX_TOKENS,
+     .help = "most tokens to generate per prompt"},
+    {.name = "ctx", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(ctx),
+     .commands = "run logits bench", .initial = "0", .min = 0, .max = MAX_TOKENS,
+     .help = "context length to reserve memory for; 0: what the request needs"},
+    {.name = "chunk", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(chunk),
+     .commands = "run logits bench", .initial = "512", .min = 1, .max = 65536,
+     .help = "most prompt tokens of a rank in one step"},
+    {.name = "temperature", .argument = "X", .kind = SY_OPTION_REAL,
+     .offset = FIELD(temperature), .commands = "run", .initial = "0", .min = 0, .max = 100,
+     .help = "sampling temperature; 0 takes the likeliest token"},
+    {.name = "top-k", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(top_k),
+     .commands = "run", .initial = "0", .min = 0, .max = MAX_TOKENS,
+     .help = "sample among the N likeliest tokens; 0: all"},
+    {.name = "top-p", .argument = "X", .kind = SY_OPTION_REAL, .offset = FIELD(top_p),
+     .commands = "run", .initial = "1", .min = 0, .max = 1,
+     .help = "sample among the fewest tokens whose probabilities reach X together"},
+    {.name = "min-p", .argument = "X", .kind = SY_OPTION_REAL, .offset = FIELD(min_p),
+     .commands = "run", .initial = "0", .min = 0, .max = 1,
+     .help = "drop tokens less likely than X times the likeliest"},
+    {.name = "seed", .argument = "N", .kind = SY_OPTION_UINT64, .offset = FIELD(seed),
+     .commands = "run bench", .initial = "0",
+     .help = "seed of sampling and of dummy weights; equal seeds give equal results"},
+    {.name = "sampling", .argument = "model", .kind = SY_OPTION_CHOICE,
+     .offset = FIELD(sampling), .commands = "run", .choices = "model",
+     .help = "take sampling values that are not given from the model's own file"},
+    {.name = "stop", .argument = "TEXT", .kind = SY_OPTION_REPEAT, .offset = FIELD(stop),
+     .commands = "run",
+     .help = "end the answer before TEXT; may be repeated"},
+    {.name = "loads", .argument = "FILE", .kind = SY_OPTION_TEXT, .offset = FIELD(loads),
+     .commands = "run",
+     .help = "write the tokens per layer and expert to FILE (JSON)"},
+    {.name = "routes", .argument = "FILE", .kind = SY_OPTION_TEXT, .offset = FIELD(routes),
+     .commands = "run logits",
+     .help = "replay the router's choices from FILE, with --ids"},
+    {.name = "out", .letter = 'o', .argument = "FILE.npy", .kind = SY_OPTION_TEXT,
+     .offset = FIELD(out), .commands = "logits",
+     .help = "where the logits go"},
+
+    /* tokenizing */
+    {.name = "decode", .kind = SY_OPTION_FLAG, .offset = FIELD(decode),
+     .commands = "tokenize",
+     .help = "ids in, text out"},
+    {.name = "special", .kind = SY_OPTION_FLAG, .offset = FIELD(special),
+     .commands = "tokenize",
+     .help = "let the text name special tokens; show them when decoding"},
+
+    /* inspecting */
+    {.name = "ranks", .argument = "N", .kind = SY_OPTION_INT, .offset = FIELD(ranks),
+     .commands = "inspect", .initial = "1", .min = 1, .max = 4096,
+     .help = "count bytes per rank as on N ranks; starts nothing"},
+
+    /* measuring */
+    {.name = "prompt-tokens", .letter = 'p', .argument = "N[,N..]", .kind = SY_OPTION_LIST,
+     .offset = FIELD(bench_prompt), .commands = "bench", .initial = "512", .min = 0,
+     .max = MAX_TOKENS,
+     .help = "prompt lengths to measure"},
+    {.name = "gen-tokens", .letter = 'g', .argument = "N[,N..]", .kind = SY_OPTION_LIST,
+     .offset = FIELD(bench_gen), .commands = "bench", .initial = "128", .min = 0,
+     .max = MAX_TOKENS,
+     .help = "numbers of generated tokens to measure"},
+    {.name = "batch", .letter = 'b', .argument = "N[,N..]", .kind = SY_OPTION_LIST,
+     .offset = FIELD(bench_batch), .commands = "bench", .initial = "1", .min = 1,
+     .max = 65536,
+     .help = "numbers of sequences that run together"},
+    {.name = "repetitions", .letter = 'r', .argument = "N", .kind = SY_OPTION_INT,
+     .offset = FIELD(repetitions), .commands = "bench", .initial = "3", .min = 1,
+     .max = 10000,
+     .help = "runs of each measurement"},
+    {.name = "format", .argument = "FORMAT", .kind = SY_OPTION_CHOICE,
+     .offset = FIELD(format), .commands = "bench", .initial = "markdown",
+     .choices = "markdown csv json", .exclusive = 'j',
+     .help = "form of the table"},
+    {.name = "dummy-weights", .kind = SY_OPTION_FLAG, .offset = FIELD(dummy_weights),
+     .commands = "bench",
+     .help = "make the weights up; only config.json is read"},
+    {.name = "layers", .argument = "N", .kind = SY_OPTION_TEXT, .offset = FIELD(layers),
+     .commands = "bench",
+     .help = "with dummy weights: layers in all, or dense:N,moe:N of each kind"},
+    {.name = "vocab", .argument = "N", .kind = SY_OPTION_INT, .offset = FIELD(vocab),
+     .commands = "bench", .initial = "0", .min = 0, .max = MAX_TOKENS,
+     .help = "with dummy weights: size of the vocabulary; 0: the model's"},
+    {.name = "experts", .argument = "N", .kind = SY_OPTION_INT, .offset = FIELD(experts),
+     .commands = "bench", .initial = "0", .min = 0, .max = 65536,
+     .help = "with dummy weights: experts per layer; 0: the model's"},
+    {.name = "exchange", .kind = SY_OPTION_FLAG, .offset = FIELD(bench_exchange),
+     .commands = "bench",
+     .help = "measure dispatch and combine alone"},
+    {.name = "tokens", .argument = "N", .kind = SY_OPTION_INT64,
+     .offset = FIELD(exchange_tokens), .commands = "bench", .initial = "512", .min = 1,
+     .max = 65536,
+     .help = "with --exchange: sweep from 1 to N tokens per rank"},
+
+    /* computing */
+    {.name = "activations", .argument = "TYPE", .kind = SY_OPTION_CHOICE,
+     .offset = FIELD(activations), .commands = "@parallel", .initial = "bf16",
+     .choices = "bf16 f32",
+     .help = "precision between the layers"},
+    {.name = "numerics", .argument = "MODE", .kind = SY_OPTION_CHOICE,
+     .offset = FIELD(numerics), .commands = "@parallel", .initial = "exact",
+     .choices = "exact fast",
+     .help = "exact: equal bits on any number of ranks and in any batch"},
+    {.name = "isa", .argument = "NAME", .kind = SY_OPTION_CHOICE, .offset = FIELD(isa),
+     .commands = "@parallel", .initial = "auto",
+     .choices = "auto generic avx2 avx512 avx512bf16 neon",
+     .help = "instruction set; SWITCHYARD_ISA in the environment sets the default"},
+    {.name = "threads", .letter = 't', .argument = "N", .kind = SY_OPTION_INT,
+     .offset = FIELD(threads), .commands = "@parallel", .initial = "0", .min = 0, .max = 1024,
+     .help = "threads of a rank; 0: its share of the cores"},
+
+    /* ranks */
+    {.name = "ranks", .letter = 'n', .argument = "N", .kind = SY_OPTION_INT,
+     .offset = FIELD(n_ranks), .commands = "@parallel", .initial = NULL, .min = 1,
+     .max = 4096, .front_end = true,
+     .help = "run on N ranks (starts mpirun if N is more than 1)"},
+    {.name = "hosts", .argument = "HOST:N,..", .kind = SY_OPTION_TEXT, .offset = FIELD(hosts),
+     .commands = "@parallel", .exclusive = 'h', .front_end = true,
+     .help = "hosts and the ranks that each can take; all are used if -n is not given"},
+    {.name = "hostfile", .argument = "FILE", .kind = SY_OPTION_TEXT,
+     .offset = FIELD(hostfile), .commands = "@parallel", .exclusive = 'h', .front_end = true,
+     .help = "hosts from FILE, in Open MPI's format"},
+    {.name = "virtual-hosts", .argument = "H", .kind = SY_OPTION_INT,
+     .offset = FIELD(virtual_hosts), .commands = "@parallel", .initial = "0", .min = 0,
+     .max = 4096,
+     .help = "treat the ranks of a host as if they were on H hosts"},
+    {.name = "no-shared-memory", .kind = SY_OPTION_FLAG, .offset = FIELD(no_shared_memory),
+     .commands = "@parallel",
+     .help = "use MPI between the ranks of a host too"},
+    {.name = "deadline", .argument = "SECONDS", .kind = SY_OPTION_REAL,
+     .offset = FIELD(deadline), .commands = "@parallel", .initial = "10", .min = 0,
+     .max = 86400,
+     .help = "a rank that is silent for longer is taken for dead; 0: never"},
+    {.name = "start-limit", .argument = "SECONDS", .kind = SY_OPTION_REAL,
+     .offset = FIELD(start_limit), .commands = "@parallel", .initial = "60", .min = 0.1,
+     .max = 86400, .front_end = true,
+     .help = "most time for MPI to start the ranks"},
+
+    /* what is printed */
+    {.name = "json", .kind = SY_OPTION_FLAG, .offset = FIELD(json),
+     .commands = "run bench inspect", .exclusive = 'j',
+     .help = "print JSON for other programs"},
+    {.name = "quiet", .letter = 'q', .kind = SY_OPTION_FLAG, .offset = FIELD(quiet),
+     .commands = "@all", .exclusive = 'v',
+     .help = "no progress, no notes"},
+    {.name = "verbose", .letter = 'v', .kind = SY_OPTION_FLAG, .offset = FIELD(verbose),
+     .commands = "@all", .exclusive = 'v',
+     .help = "say more, the effective options first"},
+    {.name = NULL},
+};
+/* clang-format on */
+
+static bool has_word(const char *words, const char *word) {
+    size_t n = strlen(word);
+    for (const char *p = words; (p = strstr(p, word)) != NULL; p += n) {
+        bool starts = p == words || p[-1] == ' ';
+        if (starts && (p[n] == ' ' || p[n] == '\0')) return true;
+    }
+    return false;
+}
+
+bool sy_option_applies(const sy_option *option, const sy_command *command) {
+    return has_word(option->commands, "@all") ||
+           (command->parallel && has_word(option->commands, "@parallel")) ||
+           has_word(option->commands, command->name);
+}

@@ -1,0 +1,244 @@
+#include "launcher/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "launcher/output.h"
+
+/* Seconds that a single advance of the main thread may take while the others wait for it. A rank
+ * that swaps or reads from a slow disk is alive, so these are far above anything healthy. */
+enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
+
+/* Threads of this rank: as asked, or its fair share of the cores that it may use. */
+static int choose_threads(const sy_session *s) {
+    if (s->options->threads > 0) return s->options->threads;
+    int on_machine = 0;
+    const char *mine = sy_comm_host_name(s->comm, s->rank);
+    size_t n = strcspn(mine, "#");
+    for (int r = 0; r < s->n_ranks; r++) {
+        const char *other = sy_comm_host_name(s->comm, r);
+        on_machine += strcspn(other, "#") == n && strncmp(mine, other, n) == 0;
+    }
+    return (int)sy_max(1, sy_cores_available() / on_machine);
+}
+
+static sy_status open_backend(sy_session *s) {
+    sy_status st = SY_OK;
+    sy_dtype act = strcmp(s->options->activations, "f32") == 0 ? SY_F32 : SY_BF16;
+    SY_TRY(sy_pool_create(s->n_threads, sy_comm_may_spin(s->comm), &s->pool));
+    SY_TRY(sy_cpu_open(act, s->pool, s->options->isa, &s->be));
+done:
+    return st;
+}
+
+sy_status sy_session_open(const sy_options *options, sy_session *s) {
+    sy_status st = SY_OK;
+    *s = (sy_session){.options = options};
+    sy_comm_options comm = {.virtual_hosts = options->virtual_hosts,
+                            .no_shared_memory = options->no_shared_memory,
+                            .threads_per_rank = options->threads > 0 ? options->threads : 1};
+    SY_TRY(sy_comm_create(&comm, &s->comm));
+    s->rank = sy_comm_rank(s->comm);
+    s->n_ranks = sy_comm_size(s->comm);
+    sy_output_joined(s->rank, s->n_ranks, sy_comm_host_name(s->comm, s->rank));
+    if (s->n_ranks > 1) {
+        sy_liveness_options live = {options->deadline, sy_output_peer_lost, NULL};
+        SY_TRY(sy_liveness_start(s->comm, &live, &s->live));
+    }
+    s->n_threads = choose_threads(s);
+    SY_TRY(sy_comm_agree(s->comm, open_backend(s)));
+    SY_DEBUG("%d ranks on %d hosts, %d threads each, %s kernels", s->n_ranks,
+             sy_comm_n_hosts(s->comm), s->n_threads, sy_cpu_isa_name(s->be));
+done:
+    return st;
+}
+
+/* "12", or "dense:1,moe:2" in either order. */
+static sy_status parse_layers(const char *text, int *n_dense, int *n_moe) {
+    int used = 0;
+    *n_dense = *n_moe = 0;
+    if (text == NULL) return SY_OK;
+    if (sscanf(text, "%d%n", n_moe, &used) == 1 && text[used] == '\0' && *n_moe > 0)
+        return SY_OK;
+    *n_moe = 0;
+    if (sscanf(text, "dense:%d,moe:%d%n", n_dense, n_moe, &used) == 2 && text[used] == '\0' &&
+        *n_dense >= 0 && *n_moe > 0)
+        return SY_OK;
+    if (sscanf(text, "moe:%d,dense:%d%n", n_moe, n_dense, &used) == 2 && text[used] == '\0' &&
+        *n_dense >= 0 && *n_moe > 0)
+        return SY_OK;
+    return sy_fail(SY_ERR_USAGE,
+                   "--layers: expected a number or dense:N,moe:N with at least one MoE layer, "
+                   "found \"%s\"", text);
+}
+
+static sy_status load_spec(sy_session *s) {
+    sy_status st = SY_OK;
+    const sy_options *o = s->options;
+    int n_dense, n_moe;
+    SY_TRY(sy_spec_load(o->model, &s->spec));
+    if (!o->dummy_weights) {
+        if (o->layers != NULL || o->vocab > 0 || o->experts > 0)
+            SY_FAIL(SY_ERR_USAGE, "--layers, --vocab and --experts need --dummy-weights");
+    } else {
+        SY_TRY(parse_layers(o->layers, &n_dense, &n_moe));
+        SY_TRY(sy_spec_cut(s->spec, n_dense, n_moe, o->vocab, o->experts));
+    }
+done:
+    return st;
+}
+
+static sy_status place_experts(sy_session *s) {
+    sy_status st = SY_OK;
+    int *experts = calloc((size_t)s->spec->n_layers, sizeof *experts);
+    if (experts == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
+    for (int l = 0; l < s->spec->n_layers; l++) experts[l] = s->spec->layer[l].ffn.experts;
+    SY_TRY(sy_placement_contiguous(s->spec->n_layers, experts, s->n_ranks, &s->placement));
+done:
+    free(experts);
+    return st;
+}
+
+static sy_status load_tokenizer(sy_session *s) {
+    char path[4096];
+    struct stat info;
+    int n = snprintf(path, sizeof path, "%s/tokenizer.json", s->options->model);
+    if (n < 0 || n >= (int)sizeof path || stat(path, &info) != 0) return SY_OK;
+    return sy_tokenizer_load(s->options->model, s->spec->vocab, &s->tokenizer);
+}
+
+/* An end token that tokenizer_config.json names only by its text. */
+static sy_status add_named_eos(sy_session *s) {
+    const char *name = s->spec->eos_token;
+    if (s->tokenizer == NULL || name[0] == '\0') return SY_OK;
+    int32_t id = sy_tokenizer_token_id(s->tokenizer, name, strlen(name));
+    return id < 0 ? SY_OK : sy_spec_add_eos(s->spec, id, "tokenizer_config.json: eos_token");
+}
+
+/* What is odd about the files is the same for every rank: rank 0 says it. */
+static sy_status open_checkpoint(sy_session *s) {
+    sy_log_level level = sy_log_set_level(SY_LOG_ERROR);
+    if (s->rank == 0) sy_log_set_level(level);
+    sy_status st = sy_checkpoint_open(s->options->model, &s->checkpoint);
+    sy_log_set_level(level);
+    return st;
+}
+
+static sy_status model_local(sy_session *s) {
+    sy_status st = SY_OK;
+    SY_TRY(load_spec(s));
+    if (!s->options->dummy_weights) SY_TRY(open_checkpoint(s));
+    SY_TRY(place_experts(s));
+    if (s->rank == 0) SY_TRY(load_tokenizer(s));
+    SY_TRY(add_named_eos(s));
+done:
+    return st;
+}
+
+sy_status sy_session_model(sy_session *s) {
+    sy_progress_phase(s->live, "reading the model's description", LOAD_LIMIT);
+    return sy_comm_agree(s->comm, model_local(s));
+}
+
+static void show_loading(void *context, double share, uint64_t bytes) {
+    sy_session *s = context;
+    char text[32];
+    sy_progress(s->live);
+    if (s->rank == 0)
+        sy_out_progress("reading weights", share, sy_format_bytes(text, sizeof text, bytes));
+}
+
+static sy_status load_weights(sy_session *s, sy_load_report *report) {
+    int n_readers = (int)sy_min(8, sy_max(2, 2 * s->n_threads));
+    if (s->options->dummy_weights)
+        return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, 1, s->n_threads,
+                                show_loading, s, &s->weights);
+    return sy_weights_load(s->be, s->spec, s->placement, s->rank, s->checkpoint, n_readers,
+                           show_loading, s, report, &s->weights);
+}
+
+static sy_status gather_reports(sy_session *s, const sy_load_report *mine) {
+    sy_status st = SY_OK;
+    if (s->rank == 0) {
+        s->reports = calloc((size_t)s->n_ranks, sizeof *s->reports);
+        if (s->reports == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the load report");
+    }
+    SY_TRY(sy_comm_agree(s->comm, st));
+    SY_TRY(sy_comm_gather(s->comm, mine, sizeof *mine, s->reports, 0));
+    for (int r = 0; r < s->n_ranks && s->rank == 0; r++) {
+        const sy_load_report *p = &s->reports[r];
+        char all[32], routed[32], rate[32];
+        double seconds = p->seconds > 0 ? p->seconds : 1e-9;
+        SY_DEBUG("rank %d read %s (routed experts %s) at %s/s", r,
+                 sy_format_bytes(all, sizeof all, p->bytes_read),
+                 sy_format_bytes(routed, sizeof routed, p->routed_bytes),
+                 sy_format_bytes(rate, sizeof rate, (uint64_t)((double)p->bytes_read / seconds)));
+    }
+    if (s->rank == 0 && s->reports[0].rounded > 0)
+        SY_INFO("%llu float32 matrices are rounded to bfloat16 (--activations f32 keeps them)",
+                (unsigned long long)s->reports[0].rounded);
+done:
+    return st;
+}
+
+static sy_combine_mode combine_mode(const sy_options *o) {
+    return strcmp(o->numerics, "fast") == 0 ? SY_COMBINE_REDUCED : SY_COMBINE_EXACT;
+}
+
+sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
+    sy_status st = SY_OK;
+    sy_load_report report = {0};
+    int64_t n_valid = s->spec->vocab;
+    if (s->tokenizer != NULL) n_valid = sy_min(n_valid, sy_tokenizer_n_ids(s->tokenizer));
+    SY_TRY(sy_comm_broadcast(s->comm, &n_valid, sizeof n_valid, 0));
+    wish.n_valid = n_valid;
+    wish.combine = combine_mode(s->options);
+
+    sy_engine_parts parts = {.comm = s->comm, .live = s->live, .be = s->be, .spec = s->spec,
+                             .placement = s->placement};
+    SY_TRY(sy_budget_fit(&parts, s->checkpoint, &wish, &s->budget));
+    sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);
+    SY_TRY(sy_comm_agree(s->comm, load_weights(s, &report)));
+    if (s->rank == 0) sy_out_progress("reading weights", 1, "");
+    if (!s->options->dummy_weights) SY_TRY(gather_reports(s, &report));
+    parts.weights = s->weights;
+    s->engine_options = wish;
+    SY_TRY(sy_engine_create(&parts, &wish, &s->engine));
+    sy_progress_phase(s->live, "generating", STEP_LIMIT);
+done:
+    return st;
+}
+
+sy_status sy_session_step(sy_session *s, sy_status st) {
+    /* Rank 0's own refusals were agreed; a fault within a step was not. */
+    s->broken = st == SY_ERR_COMM || st == SY_ERR_INTERNAL;
+    return st;
+}
+
+sy_status sy_session_close(sy_session *s, sy_status st) {
+    if (s->broken && s->n_ranks > 1) {
+        sy_output_final(st, sy_last_error());
+        sy_comm_abort(s->comm, sy_status_exit_code(st));
+    }
+    sy_error_text text;
+    sy_status_save(&text);
+    sy_engine_destroy(s->engine);
+    sy_weights_destroy(s->weights);
+    free(s->reports);
+    sy_tokenizer_destroy(s->tokenizer);
+    sy_placement_destroy(s->placement);
+    sy_checkpoint_close(s->checkpoint);
+    sy_spec_destroy(s->spec);
+    if (s->be != NULL) s->be->ops->close(s->be);
+    sy_pool_destroy(s->pool);
+    sy_liveness_stop(s->live);
+    sy_comm_destroy(s->comm);
+    sy_status_restore(&text);
+    return st;
+}

@@ -1,0 +1,128 @@
+#include "runtime/budget.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+enum { SMALLEST_CHUNK = 16, MOST_RANKS_TRIED = 64 };
+
+/* Kept free for the process itself, scratch and the page cache: one part in 20. */
+static uint64_t usable(uint64_t available) {
+    return available - available / 20;
+}
+
+typedef struct rank_need {
+    uint64_t weights, engine, machine_available;
+} rank_need;
+
+/* Virtual hosts "node#1" are one machine "node". */
+static bool same_machine(const sy_comm *comm, int a, int b) {
+    const char *x = sy_comm_host_name(comm, a), *y = sy_comm_host_name(comm, b);
+    size_t n = strcspn(x, "#");
+    return n == strcspn(y, "#") && strncmp(x, y, n) == 0;
+}
+
+static uint64_t total(const rank_need *n) {
+    uint64_t sum;
+    return sy_add_u64(n->weights, n->engine, &sum) ? sum : UINT64_MAX;
+}
+
+static int ranks_of_machine(const sy_comm *comm, int rank) {
+    int n = 0;
+    for (int r = 0; r < sy_comm_size(comm); r++) n += same_machine(comm, rank, r);
+    return n;
+}
+
+static uint64_t share(const sy_comm *comm, const rank_need *need, int rank) {
+    return usable(need[rank].machine_available) / (uint64_t)ranks_of_machine(comm, rank);
+}
+
+/* The rank with the largest need on a machine whose ranks do not fit together; -1: all fit. */
+static int find_overflow(const sy_comm *comm, const rank_need *need) {
+    for (int rank = 0; rank < sy_comm_size(comm); rank++) {
+        uint64_t sum = 0, least = UINT64_MAX;
+        int largest = rank;
+        for (int r = 0; r < sy_comm_size(comm); r++) {
+            if (!same_machine(comm, rank, r)) continue;
+            if (!sy_add_u64(sum, total(&need[r]), &sum)) sum = UINT64_MAX;
+            if (need[r].machine_available < least) least = need[r].machine_available;
+            if (total(&need[r]) > total(&need[largest])) largest = r;
+        }
+        if (least != UINT64_MAX && sum > usable(least)) return largest;
+    }
+    return -1;
+}
+
+/* The fewest ranks, each with `available` bytes, on which the model fits; 0 = none found. */
+static int ranks_needed(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
+                        uint64_t engine, uint64_t available) {
+    int *experts = calloc((size_t)p->spec->n_layers, sizeof *experts);
+    int found = 0;
+    if (experts == NULL) return 0;
+    for (int l = 0; l < p->spec->n_layers; l++) experts[l] = p->spec->layer[l].ffn.experts;
+    for (int R = sy_comm_size(p->comm) + 1; R <= MOST_RANKS_TRIED && found == 0; R++) {
+        sy_placement *placement;
+        uint64_t weights, sum;
+        if (sy_placement_contiguous(p->spec->n_layers, experts, R, &placement) != SY_OK) break;
+        /* The last rank of a contiguous placement holds the most experts. */
+        sy_status st = sy_weights_bytes(p->be, p->spec, placement, R - 1, checkpoint, &weights);
+        sy_placement_destroy(placement);
+        if (st != SY_OK) break;
+        if (sy_add_u64(weights, engine, &sum) && sum <= available) found = R;
+    }
+    free(experts);
+    return found;
+}
+
+static sy_status refuse(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
+                        const rank_need *need, int rank) {
+    uint64_t available = share(p->comm, need, rank);
+    int R = ranks_needed(p, checkpoint, need[rank].engine, available);
+    char needs[32], weights[32], engine[32], has[32], advice[96];
+    if (R > 0) snprintf(advice, sizeof advice, "use at least %d ranks with as much memory", R);
+    else snprintf(advice, sizeof advice, "more ranks would not help; use a shorter --ctx");
+    return sy_fail(SY_ERR_MEMORY,
+                   "needs %s on rank %d (weights %s, KV cache and buffers %s), %s available; %s",
+                   sy_format_bytes(needs, sizeof needs, total(&need[rank])), rank,
+                   sy_format_bytes(weights, sizeof weights, need[rank].weights),
+                   sy_format_bytes(engine, sizeof engine, need[rank].engine),
+                   sy_format_bytes(has, sizeof has, available), advice);
+}
+
+sy_status sy_budget_fit(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
+                        sy_engine_options *o, sy_budget *out) {
+    sy_status st = SY_OK;
+    int rank = sy_comm_rank(p->comm);
+    int64_t wanted = o->chunk;
+    bool outputs_follow = o->max_outputs == o->chunk;
+    rank_need *need = calloc((size_t)sy_comm_size(p->comm), sizeof *need);
+    rank_need mine = {.machine_available = sy_mem_available()};
+    if (need == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the memory budget");
+    else st = sy_weights_bytes(p->be, p->spec, p->placement, rank, checkpoint, &mine.weights);
+    SY_TRY(sy_comm_agree(p->comm, st));
+
+    for (;;) {
+        mine.engine = sy_engine_bytes(p, o);
+        SY_TRY(sy_comm_all_gather(p->comm, &mine, sizeof mine, need));
+        int worst = find_overflow(p->comm, need);
+        if (worst < 0) break;
+        int64_t chunk = sy_max(o->chunk / 2, sy_max(o->per_rank, SMALLEST_CHUNK));
+        if (chunk >= o->chunk) {
+            st = refuse(p, checkpoint, need, worst);
+            goto done;
+        }
+        o->chunk = chunk;
+        if (outputs_follow) o->max_outputs = chunk;
+    }
+    if (o->chunk < wanted)
+        SY_INFO("prefill in chunks of %lld tokens instead of %lld, to fit into memory",
+                (long long)o->chunk, (long long)wanted);
+    *out = (sy_budget){mine.weights, mine.engine, share(p->comm, need, rank)};
+done:
+    free(need);
+    return st;
+}

@@ -1,0 +1,267 @@
+#include "runtime/checkpoint.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "runtime/shard_index.h"
+
+#define SINGLE_NAME "model.safetensors"
+#define INDEX_NAME "model.safetensors.index.json"
+
+/* Most that one pread returns on Linux. */
+#define MAX_READ ((uint64_t)0x7ffff000)
+
+static int compare_name(const void *a, const void *b) {
+    const sy_tensor_entry *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order != 0 ? order : (x->file > y->file) - (x->file < y->file);
+}
+
+static sy_status create(const char *directory, int n_files, sy_checkpoint **out) {
+    sy_checkpoint *c = calloc(1, sizeof *c);
+    *out = c;
+    if (c != NULL) {
+        size_t n = (size_t)n_files;
+        c->directory = strdup(directory);
+        c->file_name = calloc(n + 1, sizeof *c->file_name);
+        c->names = calloc(n + 1, sizeof *c->names);
+        c->fd = calloc(n + 1, sizeof *c->fd);
+        c->file_bytes = calloc(n + 1, sizeof *c->file_bytes);
+    }
+    if (c == NULL || c->directory == NULL || c->file_name == NULL || c->names == NULL ||
+        c->fd == NULL || c->file_bytes == NULL)
+        return sy_fail(SY_ERR_MEMORY, "%s: no memory for %d files", directory, n_files);
+    return SY_OK;
+}
+
+/* Appends a file's entries to the common table and keeps the storage of their names. */
+static sy_status take_tensors(sy_checkpoint *c, sy_safetensors *table, int file) {
+    size_t have = (size_t)c->n_tensors, more = (size_t)table->n_tensors;
+    if (more > (size_t)(INT32_MAX - c->n_tensors))
+        return sy_fail(SY_ERR_FORMAT, "%s: more than 2^31 tensors", c->directory);
+    sy_tensor_entry *grown = realloc(c->tensor, (have + more + 1) * sizeof *grown);
+    if (grown == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for %zu tensors", have + more);
+    c->tensor = grown;
+    if (more > 0) memcpy(grown + have, table->tensor, more * sizeof *grown);
+    for (size_t i = have; i < have + more; i++)
+        grown[i].file = file;
+    c->n_tensors += (int)more;
+    c->names[file] = table->names;
+    table->names = NULL;
+    return SY_OK;
+}
+
+/* O_NONBLOCK: opening a fifo must not wait for a writer; sy_safetensors_read refuses it then. */
+static sy_status open_file(sy_checkpoint *c, int directory_fd, const char *name) {
+    sy_status st = SY_OK;
+    sy_safetensors *table = NULL;
+    int file = c->n_files;
+    int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        SY_FAIL(SY_ERR_IO, "%s/%s: %s%s", c->directory, name, strerror(errno),
+                errno == EMFILE ? " (see ulimit -n)" : "");
+    c->file_name[file] = strdup(name);
+    if (c->file_name[file] == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for the name of a file");
+    st = sy_safetensors_read(fd, name, &table);
+    if (st != SY_OK) {
+        sy_status_context("%s", c->directory);
+        goto done;
+    }
+    SY_TRY(take_tensors(c, table, file));
+    c->fd[file] = fd;
+    c->file_bytes[file] = table->file_bytes;
+    c->n_files++;
+    fd = -1;
+done:
+    if (fd >= 0) close(fd);
+    if (st != SY_OK) {
+        free(c->file_name[file]);
+        c->file_name[file] = NULL;
+    }
+    sy_safetensors_destroy(table);
+    return st;
+}
+
+static sy_status order_tensors(sy_checkpoint *c) {
+    const sy_tensor_entry *t = c->tensor;
+    if (c->n_tensors > 1)
+        qsort(c->tensor, (size_t)c->n_tensors, sizeof *c->tensor, compare_name);
+    for (int i = 1; i < c->n_tensors; i++)
+        if (strcmp(t[i - 1].name, t[i].name) == 0)
+            return sy_fail(SY_ERR_FORMAT, "%s: tensor \"%s\" occurs in %s and in %s",
+                           c->directory, t[i].name, c->file_name[t[i - 1].file],
+                           c->file_name[t[i].file]);
+    return SY_OK;
+}
+
+/* Every tensor of the index must be where it says. Both lists are ordered by name. */
+static sy_status check_index(const sy_checkpoint *c, const sy_shard_index *index) {
+    for (int i = 0; i < index->n_entries; i++) {
+        const sy_shard_entry *e = &index->entry[i];
+        const sy_tensor_entry *t = sy_checkpoint_find(c, e->tensor);
+        if (t != NULL && t->file == e->file) continue;
+        return sy_fail(SY_ERR_FORMAT,
+                       "%s: " INDEX_NAME " names tensor \"%s\" in %s, found %s%s", c->directory,
+                       e->tensor, e->shard, t != NULL ? "it in " : "no such tensor there",
+                       t != NULL ? c->file_name[t->file] : "");
+    }
+    return SY_OK;
+}
+
+/* Leaves out what the index does not name: a stale shard, or a hidden tensor. */
+static void drop_unlisted(sy_checkpoint *c, const sy_shard_index *index) {
+    int kept = 0;
+    const char *example = NULL;
+    for (int i = 0; i < c->n_tensors; i++) {
+        if (sy_shard_index_find(index, c->tensor[i].name) >= 0)
+            c->tensor[kept++] = c->tensor[i];
+        else if (example == NULL)
+            example = c->tensor[i].name;
+    }
+    c->n_unlisted = c->n_tensors - kept;
+    c->n_tensors = kept;
+    if (example != NULL)
+        SY_WARN("%s: left out %d tensor%s that " INDEX_NAME " does not name, such as \"%s\"",
+                c->directory, c->n_unlisted, c->n_unlisted == 1 ? "" : "s", example);
+}
+
+static void sum_bytes(sy_checkpoint *c) {
+    c->tensor_bytes = 0; /* cannot overflow: each file's ranges lie within the file */
+    for (int i = 0; i < c->n_tensors; i++)
+        c->tensor_bytes += c->tensor[i].bytes;
+}
+
+static sy_status open_sharded(const char *directory,
+                              int directory_fd,
+                              const char *index_path,
+                              sy_checkpoint **out) {
+    sy_status st = SY_OK;
+    sy_checkpoint *c = NULL;
+    sy_shard_index *index = NULL;
+    SY_TRY(sy_shard_index_load(index_path, &index));
+    SY_TRY(create(directory, index->n_shards, &c));
+    for (int i = 0; i < index->n_shards; i++)
+        SY_TRY(open_file(c, directory_fd, index->shard[i]));
+    SY_TRY(order_tensors(c));
+    SY_TRY(check_index(c, index));
+    drop_unlisted(c, index);
+    sum_bytes(c);
+    if (index->has_total && index->total_size != c->tensor_bytes)
+        SY_WARN("%s: " INDEX_NAME " says %" PRIu64 " bytes of tensors, found %" PRIu64,
+                directory, index->total_size, c->tensor_bytes);
+    *out = c;
+    c = NULL;
+done:
+    sy_shard_index_destroy(index);
+    sy_checkpoint_close(c);
+    return st;
+}
+
+static sy_status open_single(const char *directory, int directory_fd, sy_checkpoint **out) {
+    sy_status st = SY_OK;
+    sy_checkpoint *c = NULL;
+    SY_TRY(create(directory, 1, &c));
+    SY_TRY(open_file(c, directory_fd, SINGLE_NAME));
+    SY_TRY(order_tensors(c));
+    sum_bytes(c);
+    *out = c;
+    c = NULL;
+done:
+    sy_checkpoint_close(c);
+    return st;
+}
+
+sy_status sy_checkpoint_open(const char *directory, sy_checkpoint **out) {
+    sy_status st = SY_OK;
+    struct stat info;
+    size_t n = strlen(directory);
+    char *index_path = malloc(n + sizeof "/" INDEX_NAME);
+    int fd = -1;
+    *out = NULL;
+    if (index_path == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a path");
+    memcpy(index_path, directory, n);
+    memcpy(index_path + n, "/" INDEX_NAME, sizeof "/" INDEX_NAME);
+    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) SY_FAIL(SY_ERR_IO, "%s: %s", directory, strerror(errno));
+
+    if (fstatat(fd, SINGLE_NAME, &info, 0) == 0)
+        SY_TRY(open_single(directory, fd, out));
+    else if (errno != ENOENT)
+        SY_FAIL(SY_ERR_IO, "%s/" SINGLE_NAME ": %s", directory, strerror(errno));
+    else if (fstatat(fd, INDEX_NAME, &info, 0) == 0)
+        SY_TRY(open_sharded(directory, fd, index_path, out));
+    else
+        SY_FAIL(SY_ERR_IO, "%s: expected " SINGLE_NAME " or " INDEX_NAME ", found neither",
+                directory);
+done:
+    if (fd >= 0) close(fd);
+    free(index_path);
+    return st;
+}
+
+void sy_checkpoint_close(sy_checkpoint *c) {
+    if (c == NULL) return;
+    for (int i = 0; i < c->n_files; i++) {
+        close(c->fd[i]);
+        free(c->file_name[i]);
+    }
+    /* A file that was refused may have left its names behind the last whole one. */
+    for (int i = 0; c->names != NULL && i <= c->n_files; i++)
+        free(c->names[i]);
+    free(c->file_name);
+    free(c->names);
+    free(c->fd);
+    free(c->file_bytes);
+    free(c->tensor);
+    free(c->directory);
+    free(c);
+}
+
+const sy_tensor_entry *sy_checkpoint_find(const sy_checkpoint *c, const char *name) {
+    int low = 0, high = c->n_tensors;
+    while (low < high) {
+        int middle = low + (high - low) / 2, order = strcmp(name, c->tensor[middle].name);
+        if (order == 0) return &c->tensor[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+sy_status sy_checkpoint_read(const sy_checkpoint *c,
+                             const sy_tensor_entry *tensor,
+                             uint64_t begin,
+                             uint64_t n,
+                             void *dst) {
+    const char *file = c->file_name[tensor->file];
+    if (begin > tensor->bytes || n > tensor->bytes - begin)
+        return sy_fail(SY_ERR_INTERNAL,
+                       "%s: tensor \"%s\": expected a range within %" PRIu64
+                       " bytes, found %" PRIu64 " from %" PRIu64,
+                       file, tensor->name, tensor->bytes, n, begin);
+    for (uint64_t have = 0; have < n;) {
+        uint64_t want = n - have < MAX_READ ? n - have : MAX_READ;
+        ssize_t got = pread(c->fd[tensor->file], (char *)dst + have, (size_t)want,
+                            (off_t)(tensor->offset + begin + have));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0)
+            return sy_fail(SY_ERR_IO, "%s/%s: tensor \"%s\": %s", c->directory, file,
+                           tensor->name, strerror(errno));
+        if (got == 0)
+            return sy_fail(SY_ERR_IO,
+                           "%s/%s: tensor \"%s\": expected %" PRIu64 " bytes, found %" PRIu64
+                           ": the file has shrunk since its header was read",
+                           c->directory, file, tensor->name, n, have);
+        have += (uint64_t)got;
+    }
+    return SY_OK;
+}

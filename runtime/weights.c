@@ -1,0 +1,296 @@
+#include "runtime/weights.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "runtime/bind.h"
+
+/* One read is about this long: enough to keep a disk busy, little enough to stay in cache. */
+#define READ_BYTES ((int64_t)2 << 20)
+
+/* A stretch of output rows of one item: the unit that a reader thread takes. */
+typedef struct load_chunk {
+    const sy_bind_item *item;
+    int64_t row0, n_rows;
+} load_chunk;
+
+typedef struct loader {
+    sy_backend *be;
+    const sy_checkpoint *checkpoint; /* NULL: dummy weights */
+    uint64_t dummy_seed;
+    const load_chunk *chunk;
+    int64_t n_chunks;
+    uint64_t staging_bytes; /* of one thread */
+    uint64_t total_bytes;
+    sy_load_progress progress;
+    void *context;
+
+    _Atomic int64_t next;
+    _Atomic uint64_t bytes, routed_bytes;
+    _Atomic int failed; /* the first thread that fails stores its status and text */
+    sy_status status;
+    sy_error_text text;
+} loader;
+
+static sy_dtype item_dtype(const sy_bind_item *item) {
+    return item->tensor == NULL ? SY_BF16 : item->tensor->dtype;
+}
+
+static int64_t row_bytes(const sy_bind_item *item) {
+    return item->columns * sy_dtype_bits(item_dtype(item)) / 8;
+}
+
+/* Rows per chunk: whole groups of SY_PACK_ROWS of about READ_BYTES. */
+static int64_t chunk_rows(const sy_bind_item *item) {
+    int64_t groups = READ_BYTES / (row_bytes(item) * SY_PACK_ROWS);
+    return sy_max(groups, 1) * SY_PACK_ROWS;
+}
+
+/* n BF16 values of dummy weights: uniform in +-sqrt(3 / columns), so that a product keeps the
+ * variance of its input; norm weights are 1. */
+static void make_dummy(const sy_bind_item *item, uint64_t seed, int64_t first, int64_t n,
+                       uint16_t *out) {
+    if (item->vector != NULL) {
+        for (int64_t i = 0; i < n; i++) out[i] = sy_bf16_from_f32(1.0f);
+        return;
+    }
+    float scale = 2 * __builtin_sqrtf(3.0f / (float)item->columns);
+    uint64_t key = sy_hash_add(seed, item->seed);
+    for (int64_t i = 0; i < n; i++) {
+        /* One mix per element: this fills gigabytes. */
+        float u = (float)(sy_mix64(key + (uint64_t)(first + i) * 0x9e3779b97f4a7c15u) >> 40);
+        out[i] = sy_bf16_from_f32((u * 0x1p-24f - 0.5f) * scale);
+    }
+}
+
+static float widen(const void *src, sy_dtype dtype, int64_t i) {
+    const char *p = src;
+    uint16_t h;
+    float f;
+    if (dtype == SY_F32) {
+        memcpy(&f, p + 4 * i, sizeof f);
+        return f;
+    }
+    memcpy(&h, p + 2 * i, sizeof h);
+    return dtype == SY_BF16 ? sy_f32_from_bf16(h) : sy_f32_from_f16(h);
+}
+
+static sy_status store_vector(loader *l, const sy_bind_item *item, const void *src) {
+    sy_status st = SY_OK;
+    uint64_t bytes = (uint64_t)item->columns * sizeof(float);
+    float *wide = malloc(bytes);
+    if (wide == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a vector");
+    for (int64_t i = 0; i < item->columns; i++) wide[i] = widen(src, item_dtype(item), i);
+    st = l->be->ops->write(l->be, item->vector, wide, bytes, NULL);
+    free(wide);
+    return st;
+}
+
+static sy_status load_one(loader *l, const load_chunk *c, void *staging) {
+    sy_status st = SY_OK;
+    const sy_bind_item *item = c->item;
+    uint64_t bytes = (uint64_t)(c->n_rows * row_bytes(item));
+    if (item->tensor != NULL) {
+        uint64_t begin = item->begin + (uint64_t)(c->row0 * row_bytes(item));
+        SY_TRY(sy_checkpoint_read(l->checkpoint, item->tensor, begin, bytes, staging));
+    } else {
+        make_dummy(item, l->dummy_seed, c->row0 * item->columns, c->n_rows * item->columns,
+                   staging);
+    }
+    if (item->vector != NULL) SY_TRY(store_vector(l, item, staging));
+    else
+        SY_TRY(l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, staging,
+                                item_dtype(item)));
+    atomic_fetch_add(&l->bytes, bytes);
+    if (item->routed) atomic_fetch_add(&l->routed_bytes, bytes);
+done:
+    return st;
+}
+
+static void report_progress(loader *l) {
+    if (l->progress == NULL) return;
+    uint64_t bytes = atomic_load(&l->bytes);
+    l->progress(l->context, (double)bytes / (double)l->total_bytes, bytes);
+}
+
+static void reader_main(void *arg, int thread, int n_threads) {
+    (void)n_threads;
+    loader *l = arg;
+    sy_status st = SY_OK;
+    void *staging = malloc(l->staging_bytes);
+    if (staging == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for reading weights");
+    while (!atomic_load_explicit(&l->failed, memory_order_relaxed)) {
+        int64_t i = atomic_fetch_add(&l->next, 1);
+        if (i >= l->n_chunks) break;
+        SY_TRY(load_one(l, &l->chunk[i], staging));
+        if (thread == 0) report_progress(l);
+    }
+done:
+    free(staging);
+    if (st != SY_OK && atomic_exchange(&l->failed, 1) == 0) {
+        l->status = st;
+        sy_status_save(&l->text);
+    }
+}
+
+static int by_file_offset(const void *a, const void *b) {
+    const sy_bind_item *x = ((const load_chunk *)a)->item, *y = ((const load_chunk *)b)->item;
+    int64_t rx = ((const load_chunk *)a)->row0, ry = ((const load_chunk *)b)->row0;
+    if (x->tensor->file != y->tensor->file) return x->tensor->file < y->tensor->file ? -1 : 1;
+    uint64_t ox = x->tensor->offset + x->begin, oy = y->tensor->offset + y->begin;
+    if (ox != oy) return ox < oy ? -1 : 1;
+    return rx < ry ? -1 : rx > ry;
+}
+
+/* Cuts the items into chunks, in the order of the files. */
+static sy_status make_chunks(const sy_bind_list *list, bool from_files, load_chunk **out,
+                             int64_t *n_chunks, uint64_t *staging, uint64_t *total) {
+    int64_t n = 0;
+    *staging = *total = 0;
+    for (size_t i = 0; i < list->n; i++)
+        n += sy_ceil_div(list->item[i].rows, chunk_rows(&list->item[i]));
+    load_chunk *chunk = calloc((size_t)n + 1, sizeof *chunk);
+    if (chunk == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for the list of reads");
+    n = 0;
+    for (size_t i = 0; i < list->n; i++) {
+        const sy_bind_item *item = &list->item[i];
+        int64_t step = chunk_rows(item);
+        for (int64_t row = 0; row < item->rows; row += step) {
+            int64_t rows = sy_min(step, item->rows - row);
+            chunk[n++] = (load_chunk){item, row, rows};
+            uint64_t bytes = (uint64_t)(rows * row_bytes(item));
+            *total += bytes;
+            if (bytes > *staging) *staging = bytes;
+        }
+    }
+    if (from_files) qsort(chunk, (size_t)n, sizeof *chunk, by_file_offset);
+    *out = chunk;
+    *n_chunks = n;
+    return SY_OK;
+}
+
+static void count_experts(const sy_model_spec *spec, const sy_placement *placement, int rank,
+                          size_t *out) {
+    *out = 0;
+    for (int l = 0; l < spec->n_layers; l++)
+        if (spec->layer[l].ffn.kind == SY_FFN_MOE)
+            *out += 2 * (size_t)sy_placement_slots(&placement->layer[l], rank);
+}
+
+/* The host side of the weights, without their memory. */
+static sy_status create_empty(sy_backend *be, const sy_model_spec *spec,
+                              const sy_placement *placement, int rank, sy_weights **out) {
+    sy_status st = SY_OK;
+    size_t n_experts;
+    count_experts(spec, placement, rank, &n_experts);
+    sy_weights *w = calloc(1, sizeof *w);
+    if (w == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for the table of weights");
+    w->backend = be;
+    w->layer = calloc((size_t)spec->n_layers, sizeof *w->layer);
+    w->expert = calloc(n_experts + 1, sizeof *w->expert);
+    if (w->layer == NULL || w->expert == NULL)
+        SY_FAIL(SY_ERR_MEMORY, "no memory for the table of weights");
+    *out = w;
+    w = NULL;
+done:
+    sy_weights_destroy(w);
+    return st;
+}
+
+sy_status sy_weights_bytes(sy_backend *be, const sy_model_spec *spec,
+                           const sy_placement *placement, int rank,
+                           const sy_checkpoint *checkpoint, uint64_t *out) {
+    sy_status st = SY_OK;
+    sy_weights *w = NULL;
+    sy_arena measure = {0};
+    SY_TRY(create_empty(be, spec, placement, rank, &w));
+    SY_TRY(sy_bind(be, spec, placement, rank, checkpoint, &measure, w, NULL));
+    *out = measure.used;
+done:
+    sy_weights_destroy(w);
+    return st;
+}
+
+static uint64_t count_rounded(const sy_bind_list *list) {
+    uint64_t n = 0;
+    for (size_t i = 0; i < list->n; i++) {
+        const sy_bind_item *item = &list->item[i];
+        n += item->matrix != NULL && item_dtype(item) == SY_F32 &&
+             item->matrix->dtype == SY_BF16;
+    }
+    return n;
+}
+
+static sy_status load(sy_backend *be, const sy_model_spec *spec, const sy_placement *placement,
+                      int rank, const sy_checkpoint *checkpoint, uint64_t dummy_seed,
+                      int n_readers, sy_load_progress progress, void *context,
+                      sy_load_report *report, sy_weights **out) {
+    sy_status st = SY_OK;
+    sy_weights *w = NULL;
+    sy_bind_list list = {0};
+    load_chunk *chunks = NULL;
+    sy_pool *readers = NULL;
+    double begin = sy_now();
+    *out = NULL;
+
+    SY_TRY(create_empty(be, spec, placement, rank, &w));
+    SY_TRY(sy_weights_bytes(be, spec, placement, rank, checkpoint, &w->bytes));
+    SY_TRY(be->ops->alloc(be, &w->block, w->bytes, "weights"));
+    sy_arena arena = {.base = w->block, .size = w->bytes};
+    SY_TRY(sy_bind(be, spec, placement, rank, checkpoint, &arena, w, &list));
+
+    loader l = {.be = be, .checkpoint = checkpoint, .dummy_seed = dummy_seed,
+                .progress = progress, .context = context};
+    SY_TRY(make_chunks(&list, checkpoint != NULL, &chunks, &l.n_chunks, &l.staging_bytes,
+                       &l.total_bytes));
+    l.chunk = chunks;
+    SY_TRY(sy_pool_create(n_readers, false, &readers));
+    sy_pool_run(readers, reader_main, &l);
+    if (atomic_load(&l.failed)) {
+        sy_status_restore(&l.text);
+        st = l.status;
+        goto done;
+    }
+    report_progress(&l);
+    if (report != NULL)
+        *report = (sy_load_report){.bytes_read = atomic_load(&l.bytes),
+                                   .routed_bytes = atomic_load(&l.routed_bytes),
+                                   .seconds = sy_now() - begin,
+                                   .rounded = count_rounded(&list)};
+    *out = w;
+    w = NULL;
+done:
+    sy_pool_destroy(readers);
+    free(chunks);
+    free(list.item);
+    sy_weights_destroy(w);
+    return st;
+}
+
+sy_status sy_weights_load(sy_backend *be, const sy_model_spec *spec,
+                          const sy_placement *placement, int rank,
+                          const sy_checkpoint *checkpoint, int n_readers,
+                          sy_load_progress progress, void *context, sy_load_report *report,
+                          sy_weights **out) {
+    return load(be, spec, placement, rank, checkpoint, 0, n_readers, progress, context, report,
+                out);
+}
+
+sy_status sy_weights_dummy(sy_backend *be, const sy_model_spec *spec,
+                           const sy_placement *placement, int rank, uint64_t seed, int n_makers,
+                           sy_load_progress progress, void *context, sy_weights **out) {
+    return load(be, spec, placement, rank, NULL, seed, n_makers, progress, context, NULL, out);
+}
+
+void sy_weights_destroy(sy_weights *w) {
+    if (w == NULL) return;
+    w->backend->ops->free(w->backend, w->block, w->bytes);
+    free(w->layer);
+    free(w->expert);
+    free(w);
+}
