@@ -2,9 +2,8 @@
 
 #include <string.h>
 
-#include "base/checked.h"
-#include "base/hash.h"
 #include "base/memory.h"
+#include "comm/exchange_sizes.h"
 #include "comm/link.h"
 #include "comm/message.h"
 #include "comm/plan.h"
@@ -18,23 +17,11 @@ typedef enum phase {
     PHASE_FAILED
 } phase;
 
-/* Everything that the shape implies; see measure(). Bytes. */
-typedef struct sizes {
-    sy_plan_shape plan;
-    sy_link_shape link;
-    uint64_t row;    /* a row of x */
-    uint64_t result; /* a row of combine on the wire */
-    uint64_t rows;   /* the rows that in-place peers read, at the start of the dispatch block */
-    uint64_t staging;        /* dispatch messages for MPI */
-    uint64_t x;              /* rows for the experts */
-    uint64_t sums, returned; /* float32 copies of bf16 rows: sent, received */
-} sizes;
-
 struct sy_exchange {
     sy_comm *comm;
     sy_backend *be;
     sy_exchange_shape shape;
-    sizes size;
+    sy_exchange_sizes size;
     sy_link *link;
     sy_plan plan;
     sy_arrivals arrivals;
@@ -58,163 +45,16 @@ struct sy_exchange {
     sy_exchange_stats stats;
 };
 
-static bool add(uint64_t *sum, uint64_t a, uint64_t b) {
-    uint64_t product;
-    return sy_mul_u64(a, b, &product) && sy_add_u64(*sum, product, sum);
-}
-
-/* n rows of a size, rounded up to whole message units. */
-static bool row_block(uint64_t n, uint64_t row, uint64_t *out) {
-    *out = 0;
-    if (!add(out, n, row) || !sy_add_u64(*out, SY_MESSAGE_UNIT - 1, out)) return false;
-    *out = *out / SY_MESSAGE_UNIT * SY_MESSAGE_UNIT;
-    return true;
-}
-
-static int64_t count_pairs(int n_ranks, const sy_exchange_shape *shape) {
-    sy_plan_shape plan = {.top_k = shape->top_k, .max_slots = shape->max_slots};
-    int64_t pairs;
-    if (shape->max_rows < 0 || !sy_mul_i64(shape->max_rows, n_ranks, &pairs) ||
-        !sy_mul_i64(pairs, sy_plan_pairs_per_token(&plan), &pairs))
-        return INT64_MAX;
-    return pairs;
-}
-
-static sy_status check_shape(int n_ranks, const sy_exchange_shape *shape) {
-    if (shape->max_rows < 0 || shape->hidden < 1 || shape->experts < 1 ||
-        shape->experts > SY_MAX_EXPERTS || shape->top_k < 1 || shape->top_k > SY_MAX_TOP_K ||
-        shape->top_k > shape->experts || shape->max_slots < 0 ||
-        shape->max_slots > shape->experts)
-        return sy_fail(SY_ERR_INTERNAL,
-                       "exchange for %lld rows of %d values, %d of %d experts, %d slots",
-                       (long long)shape->max_rows, shape->hidden, shape->top_k, shape->experts,
-                       shape->max_slots);
-    if (shape->act != SY_F32 && shape->act != SY_BF16)
-        return sy_fail(SY_ERR_UNSUPPORTED, "exchange of %s rows", sy_dtype_name(shape->act));
-    /* Rows are named by 32-bit numbers (sy_row_ref). */
-    if (count_pairs(n_ranks, shape) > INT32_MAX)
-        return sy_fail(SY_ERR_UNSUPPORTED,
-                       "%lld rows per rank are up to %lld pairs on one rank, the most is %d",
-                       (long long)shape->max_rows, (long long)count_pairs(n_ranks, shape),
-                       INT32_MAX);
-    return SY_OK;
-}
-
-static uint64_t identity_of(const sy_exchange_shape *shape) {
-    uint64_t hash = sy_hash_add(0, (uint64_t)shape->max_rows);
-    const int part[] = {shape->hidden,   shape->top_k,     shape->experts,
-                        (int)shape->act, shape->max_slots, (int)shape->combine};
-    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
-        hash = sy_hash_add(hash, (uint64_t)part[i]);
-    return hash;
-}
-
-/* Head sizes of messages to n ranks that hold all T * K pairs, paddings included. */
-static uint64_t all_heads(const sy_exchange_shape *shape, uint64_t n) {
-    uint64_t pairs = (uint64_t)shape->max_rows * (uint64_t)shape->top_k;
-    return sy_message_head_bytes(pairs) + n * 2 * SY_MESSAGE_UNIT;
-}
-
-/* Dispatch messages to peers by MPI: a row goes to at most K of them. False on overflow. */
-static bool
-measure_staging(const sy_exchange_shape *shape, uint64_t row, int by_mpi, uint64_t *out) {
-    uint64_t copies = (uint64_t)sy_min(by_mpi, shape->top_k), packed;
-    *out = 0;
-    if (by_mpi == 0) return true;
-    *out = all_heads(shape, (uint64_t)by_mpi) + (uint64_t)by_mpi * SY_MESSAGE_UNIT;
-    return row_block((uint64_t)shape->max_rows, row, &packed) && add(out, copies, packed);
-}
-
-/* Dispatch: an in-place peer reads its rows out of one block of all T rows, and its message
- * holds only pairs; a message by MPI holds the rows that the peer needs. All pairs together are
- * T * K. False on overflow. */
-static bool measure_dispatch(const sy_comm *comm, const sy_exchange_shape *shape, sizes *z) {
-    uint64_t rows = (uint64_t)shape->max_rows, ranks = (uint64_t)sy_comm_size(comm), all_rows;
-    uint64_t pairs = rows * (uint64_t)sy_plan_pairs_per_token(&z->plan);
-    uint64_t *block = &z->link.channel[SY_CHANNEL_DISPATCH].block_bytes;
-    uint64_t *message = &z->link.channel[SY_CHANNEL_DISPATCH].message_bytes;
-    int in_place = 0;
-    for (int r = 0; r < sy_comm_size(comm); r++)
-        in_place +=
-            r != sy_comm_rank(comm) && sy_comm_shares_memory(comm, sy_comm_rank(comm), r);
-    if (!row_block(rows, z->row, &all_rows)) return false;
-    z->rows = in_place > 0 ? all_rows : 0;
-    z->link.channel[SY_CHANNEL_DISPATCH].unit_bytes = SY_MESSAGE_UNIT;
-    *block = all_heads(shape, ranks);
-    *message = sy_message_head_bytes(pairs);
-    return add(block, 1, z->rows) && add(message, 1, all_rows) &&
-           measure_staging(shape, z->row, (int)ranks - 1 - in_place, &z->staging);
-}
-
-/* Combine: the block is the result rows of all homes, one behind the other; a message is the
- * rows of one home. False on overflow. */
-static bool measure_combine(int n_ranks, const sy_exchange_shape *shape, sizes *z) {
-    bool bf16 = shape->combine == SY_COMBINE_REDUCED_BF16;
-    uint64_t f32_row = (uint64_t)shape->hidden * sizeof(float);
-    uint64_t one = (uint64_t)shape->max_rows * (uint64_t)sy_plan_segments_per_token(&z->plan);
-    uint64_t all = one * (uint64_t)n_ranks;
-    uint64_t leaves = (uint64_t)shape->max_rows * (uint64_t)sy_plan_leaves_per_token(&z->plan);
-    z->result = bf16 ? (uint64_t)shape->hidden * sizeof(uint16_t) : f32_row;
-    z->sums = z->returned = 0;
-    z->link.channel[SY_CHANNEL_COMBINE].unit_bytes = z->result;
-    return sy_mul_u64(all, z->result, &z->link.channel[SY_CHANNEL_COMBINE].block_bytes) &&
-           sy_mul_u64(one, z->result, &z->link.channel[SY_CHANNEL_COMBINE].message_bytes) &&
-           (!bf16 ||
-            (sy_mul_u64(all, f32_row, &z->sums) && sy_mul_u64(leaves, f32_row, &z->returned)));
-}
-
-static sy_status measure(const sy_comm *comm, const sy_exchange_shape *shape, sizes *z) {
-    sy_status st = SY_OK;
-    int n_ranks = sy_comm_size(comm);
-    memset(z, 0, sizeof *z);
-    SY_TRY(check_shape(n_ranks, shape));
-    z->plan = (sy_plan_shape){.max_rows = shape->max_rows,
-                              .n_ranks = n_ranks,
-                              .top_k = shape->top_k,
-                              .max_slots = shape->max_slots,
-                              .max_experts = shape->experts,
-                              .reduced = shape->combine != SY_COMBINE_EXACT};
-    z->link.identity = identity_of(shape);
-    z->row = (uint64_t)shape->hidden * (uint64_t)(sy_dtype_bits(shape->act) / 8);
-    if (!sy_mul_u64((uint64_t)count_pairs(n_ranks, shape), z->row, &z->x) ||
-        !measure_dispatch(comm, shape, z) || !measure_combine(n_ranks, shape, z))
-        SY_FAIL(SY_ERR_MEMORY, "exchange buffers for %lld rows of %d values exceed 2^64 bytes",
-                (long long)shape->max_rows, shape->hidden);
-done:
-    return st;
-}
-
-uint64_t sy_exchange_bytes(const sy_comm *comm, const sy_exchange_shape *shape) {
-    sizes z;
-    if (measure(comm, shape, &z) != SY_OK) return UINT64_MAX;
-    uint64_t part[] = {sy_link_bytes(comm, &z.link),
-                       sy_plan_bytes(&z.plan),
-                       sy_arrivals_bytes(&z.plan),
-                       z.staging,
-                       z.x,
-                       z.sums,
-                       z.returned,
-                       (uint64_t)shape->max_rows * sizeof(sy_row_ref)};
-    uint64_t all = 0;
-    for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
-        if (!sy_add_u64(all, part[i], &all)) return UINT64_MAX;
-    return all;
-}
-
-int64_t sy_exchange_max_pairs(const sy_comm *comm, const sy_exchange_shape *shape) {
-    return count_pairs(sy_comm_size(comm), shape);
-}
-
 /* What each rank allocates for itself; the link stands already. */
 static sy_status create_parts(sy_exchange *ex) {
     sy_status st = SY_OK;
-    const sizes *z = &ex->size;
+    const sy_exchange_sizes *z = &ex->size;
     uint64_t ranks = (uint64_t)sy_comm_size(ex->comm), rows = (uint64_t)ex->shape.max_rows;
     for (int r = 0; r < sy_comm_size(ex->comm); r++)
         ex->n_in_place += sy_link_in_place(ex->link, r);
     /* Peers that refused to share memory get their rows packed too. */
-    if (!measure_staging(&ex->shape, z->row, (int)ranks - 1 - ex->n_in_place,
-                         &ex->staging_bytes))
+    if (!sy_exchange_staging(&ex->shape, z->row, (int)ranks - 1 - ex->n_in_place,
+                             &ex->staging_bytes))
         SY_FAIL(SY_ERR_MEMORY, "exchange buffers exceed 2^64 bytes");
     SY_TRY(sy_plan_create(&z->plan, sy_comm_rank(ex->comm), &ex->plan));
     SY_TRY(sy_arrivals_create(&z->plan, &ex->arrivals));
@@ -241,7 +81,7 @@ sy_status sy_exchange_create(sy_comm *comm,
     ex->comm = comm;
     ex->be = be;
     ex->shape = *shape;
-    SY_TRY(sy_comm_agree(comm, measure(comm, shape, &ex->size)));
+    SY_TRY(sy_comm_agree(comm, sy_exchange_measure(comm, shape, &ex->size)));
     SY_TRY(sy_link_create(comm, &ex->size.link, &ex->link));
     SY_TRY(sy_comm_agree(comm, create_parts(ex)));
     *out = ex;

@@ -3,13 +3,19 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Where the first stop string begins in held, or held's size. */
+/* Where the stop string begins that is complete first, or held's size; of two that end together
+ * the longer one. Looked for by its end, so that the text does not depend on how it was cut into
+ * tokens. */
 static size_t find_stop(const sy_answer *a) {
-    size_t first = a->held.n;
+    size_t first = a->held.n, first_end = a->held.n + 1;
     for (int i = 0; i < a->n_stops; i++) {
         size_t n = strlen(a->stop[i]);
-        for (size_t at = 0; n > 0 && at + n <= a->held.n && at < first; at++)
-            if (memcmp(a->held.data + at, a->stop[i], n) == 0) first = at;
+        for (size_t at = 0; n > 0 && at + n <= a->held.n && at + n <= first_end; at++) {
+            if (memcmp(a->held.data + at, a->stop[i], n) != 0) continue;
+            if (at + n < first_end || at < first) first = at;
+            first_end = at + n;
+            break;
+        }
     }
     return first;
 }
@@ -28,6 +34,7 @@ static size_t unsettled(const sy_answer *a) {
 
 /* Moves the first n bytes of held to text. */
 static sy_status show(sy_answer *a, size_t n) {
+    if (n == 0) return SY_OK; /* held.data may be NULL */
     sy_status st = sy_text_append(&a->text, a->held.data, n);
     if (st != SY_OK) return st;
     memmove(a->held.data, a->held.data + n, a->held.n - n);

@@ -44,8 +44,8 @@ sy_status sy_bench_print_head(const char *format) {
 static sy_status print_markdown(const sy_model_spec *spec, const sy_weights *weights,
                                 const sy_bench_row *r, spread rate, spread gb, spread bound,
                                 spread share) {
-    char size[32], read[32], reached[32], limit[64];
-    snprintf(reached, sizeof reached, r->is_prefill ? "" : "%.1f", gb.median);
+    char size[32], read[32], reached[32] = "", limit[64];
+    if (!r->is_prefill) snprintf(reached, sizeof reached, "%.1f", gb.median);
     if (r->is_prefill)
         snprintf(limit, sizeof limit, "%.2f of %.0f GFLOP/s", share.median, bound.median * 1e-9);
     else snprintf(limit, sizeof limit, "%.2f of %.1f GB/s", share.median, bound.median * 1e-9);

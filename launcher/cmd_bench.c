@@ -39,8 +39,8 @@ static sy_status parse_lists(bench *b) {
     const sy_options *o = b->options;
     int64_t most = b->session->spec->max_position;
     SY_TRY(sy_parse_int_list(o->bench_prompt, "-p", 0, most - 1, &b->prompt, &b->n_prompt));
-    SY_TRY(sy_parse_int_list(o->bench_gen, "-g", 0, most - 1, &b->gen, &b->n_gen));
-    SY_TRY(sy_parse_int_list(o->bench_batch, "-b", 1, 4096, &b->batch, &b->n_batch));
+    SY_TRY(sy_parse_int_list(o->bench_gen, "-g", 0, most - 2, &b->gen, &b->n_gen));
+    SY_TRY(sy_parse_int_list(o->bench_batch, "-b", 1, 65536, &b->batch, &b->n_batch));
 done:
     return st;
 }
@@ -62,7 +62,10 @@ static sy_status make_ids(bench *b, int64_t n) {
 static sy_status open_engine(bench *b) {
     sy_status st = SY_OK;
     int R = b->session->n_ranks;
-    int64_t context = 1 + sy_max(largest(b->prompt, b->n_prompt), largest(b->gen, b->n_gen));
+    /* A prefill samples one token; a decode of n tokens starts from a prompt of one, whose own
+     * step samples the first token and is not counted. */
+    int64_t context =
+        sy_max(1 + largest(b->prompt, b->n_prompt), 2 + largest(b->gen, b->n_gen));
     int64_t per_rank = sy_ceil_div(largest(b->batch, b->n_batch), R);
     SY_TRY(sy_comm_agree(b->session->comm, make_ids(b, context)));
     sy_engine_options wish = {.max_context = context,

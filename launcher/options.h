@@ -59,7 +59,7 @@ struct sy_options {
     int n_stops;
     const char **stop;  /* --stop TEXT, may be repeated */
     const char *loads;  /* --loads FILE */
-    const char *routes; /* --routes FILE: replay the router's choices (run --ids, logits) */
+    const char *routes; /* --routes FILE: replay the router's choices (logits) */
 
     /* tokenize */
     bool decode, special; /* --decode, --special */

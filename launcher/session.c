@@ -157,10 +157,28 @@ static void show_loading(void *context, double share, uint64_t bytes) {
 static sy_status load_weights(sy_session *s, sy_load_report *report) {
     int n_readers = (int)sy_min(8, sy_max(2, 2 * s->n_threads));
     if (s->options->dummy_weights)
-        return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, 1, s->n_threads,
+        return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, s->options->seed, s->n_threads,
                                 show_loading, s, &s->weights);
     return sy_weights_load(s->be, s->spec, s->placement, s->rank, s->checkpoint, n_readers,
                            show_loading, s, report, &s->weights);
+}
+
+/* What each rank has read and how fast; with many ranks one line would not hold them all. */
+static void print_reports(const sy_session *s) {
+    char line[512] = "", all[32], routed[32], rate[32];
+    size_t used = 0;
+    for (int r = 0; r < s->n_ranks; r++) {
+        const sy_load_report *p = &s->reports[r];
+        double seconds = p->seconds > 0 ? p->seconds : 1e-9;
+        sy_format_bytes(all, sizeof all, p->bytes_read);
+        sy_format_bytes(rate, sizeof rate, (uint64_t)((double)p->bytes_read / seconds));
+        SY_DEBUG("rank %d read %s (routed experts %s) at %s/s", r, all,
+                 sy_format_bytes(routed, sizeof routed, p->routed_bytes), rate);
+        if (r < 8 && used < sizeof line - 1)
+            used += (size_t)snprintf(line + used, sizeof line - used, "%s%s at %s/s",
+                                     r == 0 ? "" : ", ", all, rate);
+    }
+    SY_INFO("weights  read per rank: %s%s", line, s->n_ranks > 8 ? ", ... (-v shows all)" : "");
 }
 
 static sy_status gather_reports(sy_session *s, const sy_load_report *mine) {
@@ -171,15 +189,7 @@ static sy_status gather_reports(sy_session *s, const sy_load_report *mine) {
     }
     SY_TRY(sy_comm_agree(s->comm, st));
     SY_TRY(sy_comm_gather(s->comm, mine, sizeof *mine, s->reports, 0));
-    for (int r = 0; r < s->n_ranks && s->rank == 0; r++) {
-        const sy_load_report *p = &s->reports[r];
-        char all[32], routed[32], rate[32];
-        double seconds = p->seconds > 0 ? p->seconds : 1e-9;
-        SY_DEBUG("rank %d read %s (routed experts %s) at %s/s", r,
-                 sy_format_bytes(all, sizeof all, p->bytes_read),
-                 sy_format_bytes(routed, sizeof routed, p->routed_bytes),
-                 sy_format_bytes(rate, sizeof rate, (uint64_t)((double)p->bytes_read / seconds)));
-    }
+    if (s->rank == 0) print_reports(s);
     if (s->rank == 0 && s->reports[0].rounded > 0)
         SY_INFO("%llu float32 matrices are rounded to bfloat16 (--activations f32 keeps them)",
                 (unsigned long long)s->reports[0].rounded);
@@ -202,7 +212,7 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
 
     sy_engine_parts parts = {.comm = s->comm, .live = s->live, .be = s->be, .spec = s->spec,
                              .placement = s->placement};
-    SY_TRY(sy_budget_fit(&parts, s->checkpoint, &wish, &s->budget));
+    SY_TRY(sy_budget_fit(&parts, s->checkpoint, sy_mem_available(), &wish, &s->budget));
     sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);
     SY_TRY(sy_comm_agree(s->comm, load_weights(s, &report)));
     if (s->rank == 0) sy_out_progress("reading weights", 1, "");

@@ -94,13 +94,13 @@ static sy_status refuse(const sy_engine_parts *p, const sy_checkpoint *checkpoin
 }
 
 sy_status sy_budget_fit(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
-                        sy_engine_options *o, sy_budget *out) {
+                        uint64_t available, sy_engine_options *o, sy_budget *out) {
     sy_status st = SY_OK;
     int rank = sy_comm_rank(p->comm);
     int64_t wanted = o->chunk;
     bool outputs_follow = o->max_outputs == o->chunk;
     rank_need *need = calloc((size_t)sy_comm_size(p->comm), sizeof *need);
-    rank_need mine = {.machine_available = sy_mem_available()};
+    rank_need mine = {.machine_available = available};
     if (need == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the memory budget");
     else st = sy_weights_bytes(p->be, p->spec, p->placement, rank, checkpoint, &mine.weights);
     SY_TRY(sy_comm_agree(p->comm, st));

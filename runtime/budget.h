@@ -14,10 +14,11 @@ typedef struct sy_budget {
     uint64_t available;       /* this rank's share of its machine */
 } sy_budget;
 
-/* Collective. Shrinks options->chunk (and max_outputs with it, where it follows the chunk) until
+/* Collective. `available` is what this process may use, sy_mem_available() (it may differ from
+ * rank to rank; UINT64_MAX: unknown, nothing is refused). Shrinks options->chunk (and max_outputs with it, where it follows the chunk) until
  * every machine's ranks fit; SY_ERR_MEMORY on all ranks if they never do. parts->weights is not
  * used. */
 sy_status sy_budget_fit(const sy_engine_parts *parts, const sy_checkpoint *checkpoint,
-                        sy_engine_options *options, sy_budget *out);
+                        uint64_t available, sy_engine_options *options, sy_budget *out);
 
 #endif

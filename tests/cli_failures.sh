@@ -39,6 +39,7 @@ plain() {
         sleep 0.05
     done
     pids=$(awk '/^pid /{print $3}' out) name='' shared=''
+    [ -n "$pids" ] || { fail "the ranks did not start"; wait $front; return; }
     kill -"$signal" "$(pid_of 1)"
     finish $((limit + 1))
     [ $code != 0 ] || fail "mpirun ends with 0"

@@ -39,6 +39,7 @@ typedef struct fixture {
         }                                                                                        \
     } while (0)
 
+__attribute__((format(printf, 3, 4)))
 static inline const char *data_path(char *buf, size_t size, const char *format, ...) {
     const char *root = getenv("SY_TEST_DATA");
     int n = snprintf(buf, size, "%s/", root == NULL ? "tests/data" : root);

@@ -64,7 +64,7 @@ done:
 /* Steps until the user interrupts or `seconds` have passed. */
 static sy_status step(world *w, double seconds) {
     sy_status st = SY_OK;
-    sy_progress_phase(w->live, "stepping", 1);
+    sy_progress_phase(w->live, "stepping", 30);
     for (int i = 0; i < seconds * 50; i++) {
         int32_t stop = sy_interrupted();
         sy_progress(w->live);

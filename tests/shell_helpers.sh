@@ -28,7 +28,7 @@ expect() {
     else
         [ "$lines" = 1 ] || fail "$lines error lines, expected one: $*"
         grep -Eq "^switchyard: error: $pattern" err || fail "no \"$pattern\": $*"
-        grep -q -e '^-----' -e 'mpirun' err && fail "mpirun's own text is shown: $*"
+        grep -q -e '^-----' -e '^mpirun' err && fail "mpirun's own text is shown: $*"
     fi
 }
 

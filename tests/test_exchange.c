@@ -21,7 +21,6 @@
 #include "base/log.h"
 #include "comm/exchange.h"
 #include "comm/exchange_bench.h"
-#include "comm/link.h"
 #include "plain_backend.h"
 
 enum { MAX_RANKS = 16 };
@@ -463,68 +462,6 @@ static void long_messages_travel(void **state) {
     SCENARIO(c.T = 40, c.H = 2050, c.K = 2, c.rounds = 2);
 }
 
-/* That the ranks of a host share memory is no matter of luck: a fallback to MPI would pass every
- * other test. */
-static void peers_of_a_host_are_read_in_place(void **state) {
-    (void)state;
-    sy_link_shape shape = {0};
-    for (int c = 0; c < SY_CHANNELS; c++) {
-        shape.channel[c].block_bytes = 256;
-        shape.channel[c].message_bytes = 64;
-        shape.channel[c].unit_bytes = 64;
-    }
-    for (int hosts = 0; hosts <= 3; hosts++) {
-        world w = open_world(hosts, false, 1);
-        sy_link *link = NULL;
-        must(sy_link_create(w.comm, &shape, &link));
-        for (int r = 0; r < w.size; r++) {
-            bool same = sy_comm_host(w.comm, r) == sy_comm_host(w.comm, w.rank);
-            assert_int_equal(sy_link_in_place(link, r), same && r != w.rank);
-        }
-        sy_link_destroy(link);
-        close_world(&w);
-    }
-}
-
-/* The rules that make acknowledgements needless are enforced. */
-static void channels_must_take_turns(void **state) {
-    (void)state;
-    sy_link_shape shape = {0};
-    for (int c = 0; c < SY_CHANNELS; c++) {
-        shape.channel[c].block_bytes = 256;
-        shape.channel[c].message_bytes = 64;
-        shape.channel[c].unit_bytes = 64;
-    }
-    world w = open_world(0, false, 1);
-    sy_link *link = NULL;
-    must(sy_link_create(w.comm, &shape, &link));
-    sy_link_message m;
-    int other = (w.rank + 1) % w.size;
-    const char *block = sy_link_block(link, SY_CHANNEL_DISPATCH);
-    assert_int_equal(sy_link_wait(link, SY_CHANNEL_COMBINE), SY_ERR_INTERNAL);
-    assert_int_equal(sy_link_release(link, SY_CHANNEL_DISPATCH), SY_ERR_INTERNAL);
-    assert_int_equal(sy_link_send(link, SY_CHANNEL_COMBINE, other, block, 64), SY_ERR_INTERNAL);
-    assert_int_equal(sy_link_send(link, SY_CHANNEL_DISPATCH, other, block, 63),
-                     SY_ERR_INTERNAL);
-    assert_int_equal(sy_link_send(link, SY_CHANNEL_DISPATCH, other, block, 128),
-                     SY_ERR_INTERNAL);
-    if (w.size > 1) {
-        assert_int_equal(sy_link_wait(link, SY_CHANNEL_DISPATCH), SY_ERR_INTERNAL);
-        assert_int_equal(sy_link_received(link, SY_CHANNEL_DISPATCH, other, &m),
-                         SY_ERR_INTERNAL);
-    }
-    for (int r = 0; r < w.size; r++)
-        if (r != w.rank) must(sy_link_send(link, SY_CHANNEL_DISPATCH, r, block, 64));
-    must(sy_link_wait(link, SY_CHANNEL_DISPATCH));
-    if (w.size > 1)
-        assert_int_equal(sy_link_send(link, SY_CHANNEL_DISPATCH, other, block, 64),
-                         SY_ERR_INTERNAL);
-    must(sy_link_release(link, SY_CHANNEL_DISPATCH));
-    assert_int_equal(sy_link_wait(link, SY_CHANNEL_DISPATCH), SY_ERR_INTERNAL);
-    sy_link_destroy(link);
-    close_world(&w);
-}
-
 static void two_exchanges_do_not_mix(void **state) {
     (void)state;
     scenario c = {
@@ -696,15 +633,15 @@ static void bench_states_bytes_and_times(void **state) {
     int n = 0;
     must(sy_exchange_bench(w.comm, &be, &options, row, &n));
     assert_int_equal(n, 4);
-    const int64_t tokens[4] = {1, 2, 4, 6};
+    const int64_t sweep[4] = {1, 2, 4, 6};
     for (int i = 0; i < n; i++) {
-        assert_int_equal(row[i].tokens, tokens[i]);
+        assert_int_equal(row[i].tokens, sweep[i]);
         assert_true(row[i].exchange_s > 0 && row[i].exchange_s < 10);
         assert_true(row[i].local_s > 0 && row[i].local_s < 10);
         assert_int_equal(row[i].alltoallv_s > 0, w.size > 1);
         /* K = E = 8 contiguous: per token and rank a row there, 8 / R pairs, a row back. */
         if (8 % w.size == 0)
-            assert_int_equal(row[i].bytes, (uint64_t)(tokens[i] * (w.size - 1)) *
+            assert_int_equal(row[i].bytes, (uint64_t)(sweep[i] * (w.size - 1)) *
                                                (32 * 2 + 8 / (uint64_t)w.size * 16 + 32 * 4));
     }
     options.max_tokens = 0;
@@ -735,8 +672,6 @@ int main(void) {
         cmocka_unit_test(reduced_bf16_is_close),
         cmocka_unit_test(hundreds_of_rounds_reuse_the_buffers),
         cmocka_unit_test(long_messages_travel),
-        cmocka_unit_test(peers_of_a_host_are_read_in_place),
-        cmocka_unit_test(channels_must_take_turns),
         cmocka_unit_test(two_exchanges_do_not_mix),
         cmocka_unit_test(stats_count_what_travels),
         cmocka_unit_test(a_diverging_plan_is_an_error_on_all_ranks),

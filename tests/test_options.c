@@ -120,7 +120,7 @@ static void values_are_checked_at_both_ends(void **state) {
                      SY_OK);
     assert_true(o.seed == UINT64_MAX && o.top_p == 0.5);
     sy_options_free(&o);
-    REFUSE("--max-tokens: -1 is outside 0", "run", "m", "--max-tokens", "-1");
+    REFUSE("--max-tokens: -1 is outside 1", "run", "m", "--max-tokens", "-1");
     REFUSE("is outside", "run", "m", "--max-tokens", "99999999999999999999");
     REFUSE("\"12x\" is not a whole number", "run", "m", "--max-tokens", "12x");
     REFUSE("\"\" is not a whole number", "run", "m", "--max-tokens=");

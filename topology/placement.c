@@ -58,8 +58,13 @@ sy_status sy_placement_from_slots(int n_layers, const int *experts, int n_ranks,
         layer->home_first = calloc((size_t)experts[l] + 1, sizeof *layer->home_first);
         if (layer->slot_first == NULL || layer->home_first == NULL)
             SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
-        for (int r = 0; r < n_ranks; r++)
+        for (int r = 0; r < n_ranks; r++) {
+            if (n_slots[l][r] < 0 || n_slots[l][r] > experts[l])
+                SY_FAIL(SY_ERR_FORMAT,
+                        "placement, layer %d: rank %d: expected 0 to %d slots, found %d", l, r,
+                        experts[l], n_slots[l][r]);
             layer->slot_first[r + 1] = layer->slot_first[r] + n_slots[l][r];
+        }
         size_t total = (size_t)layer->slot_first[n_ranks];
         layer->slot_expert = calloc(total + 1, sizeof *layer->slot_expert);
         layer->home = calloc(total + 1, sizeof *layer->home);

@@ -1,0 +1,36 @@
+/* Inside comm/: the worst-case buffers of an exchange, from its shape. Pure arithmetic. */
+#ifndef SY_COMM_EXCHANGE_SIZES_H
+#define SY_COMM_EXCHANGE_SIZES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/exchange.h"
+#include "comm/link.h"
+#include "comm/plan.h"
+
+/* Everything that the shape implies; in bytes. */
+typedef struct sy_exchange_sizes {
+    sy_plan_shape plan;
+    sy_link_shape link;
+    uint64_t row;    /* a row of x */
+    uint64_t result; /* a row of combine on the wire */
+    uint64_t rows;   /* the rows that in-place peers read, at the start of the dispatch block */
+    uint64_t staging;        /* dispatch messages for MPI */
+    uint64_t x;              /* rows for the experts */
+    uint64_t sums, returned; /* float32 copies of bf16 rows: sent, received */
+} sy_exchange_sizes;
+
+/* Checks the shape and fills all sizes; an error names what is out of range. */
+sy_status
+sy_exchange_measure(const sy_comm *comm, const sy_exchange_shape *shape, sy_exchange_sizes *z);
+
+/* Bytes of the dispatch messages to n peers by MPI, row bytes per row: a row goes to at most K
+ * of them. False on overflow. */
+bool sy_exchange_staging(const sy_exchange_shape *shape,
+                         uint64_t row,
+                         int by_mpi,
+                         uint64_t *out);
+
+#endif
