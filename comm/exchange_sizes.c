@@ -40,7 +40,7 @@ static sy_status check_shape(int n_ranks, const sy_exchange_shape *shape) {
     if (shape->act != SY_F32 && shape->act != SY_BF16)
         return sy_fail(SY_ERR_UNSUPPORTED, "exchange of %s rows", sy_dtype_name(shape->act));
     /* Rows are named by 32-bit numbers (sy_row_ref). */
-    if (count_pairs(n_ranks, shape) > INT32_MAX)
+    if (count_pairs(n_ranks, shape) > INT32_MAX || shape->max_rows > INT32_MAX / shape->top_k)
         return sy_fail(SY_ERR_UNSUPPORTED,
                        "%lld rows per rank are up to %lld pairs on one rank, the most is %d",
                        (long long)shape->max_rows, (long long)count_pairs(n_ranks, shape),
@@ -77,9 +77,8 @@ bool sy_exchange_staging(const sy_exchange_shape *shape,
 /* Dispatch: an in-place peer reads its rows out of one block of all T rows, and its message
  * holds only pairs; a message by MPI holds the rows that the peer needs. All pairs together are
  * T * K. False on overflow. */
-bool measure_dispatch(const sy_comm *comm,
-                      const sy_exchange_shape *shape,
-                      sy_exchange_sizes *z) {
+static bool
+measure_dispatch(const sy_comm *comm, const sy_exchange_shape *shape, sy_exchange_sizes *z) {
     uint64_t rows = (uint64_t)shape->max_rows, ranks = (uint64_t)sy_comm_size(comm), all_rows;
     uint64_t pairs = rows * (uint64_t)sy_plan_pairs_per_token(&z->plan);
     uint64_t *block = &z->link.channel[SY_CHANNEL_DISPATCH].block_bytes;

@@ -68,7 +68,7 @@ const sy_option sy_option_table[] = {
      .help = "ids in, text out"},
     {.name = "special", .kind = SY_OPTION_FLAG, .offset = FIELD(special),
      .commands = "tokenize",
-     .help = "let the text name special tokens; show them when decoding"},
+     .help = "add what begins and ends a text (BOS, ...); show special tokens when decoding"},
 
     /* inspecting */
     {.name = "ranks", .argument = "N", .kind = SY_OPTION_INT, .offset = FIELD(ranks),

@@ -60,7 +60,8 @@ static sy_status read_list(const char *path, sy_prompts *p) {
     json_t *value = NULL;
     SY_TRY(read_source(path, &data, &size));
     int line = 0;
-    for (size_t at = 0; at < size;) {
+    size_t mark = size >= 3 && memcmp(data, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* of byte order */
+    for (size_t at = mark; at < size;) {
         const char *end = memchr(data + at, '\n', size - at);
         size_t n = end == NULL ? size - at : (size_t)(end - (data + at));
         line++;

@@ -234,6 +234,7 @@ sy_status sy_session_step(sy_session *s, sy_status st) {
 sy_status sy_session_close(sy_session *s, sy_status st) {
     if (s->broken && s->n_ranks > 1) {
         sy_output_final(st, sy_last_error());
+        sy_liveness_abandon(s->live); /* the others' end is our doing */
         sy_comm_abort(s->comm, sy_status_exit_code(st));
     }
     sy_error_text text;

@@ -155,8 +155,10 @@ static sy_status bind_gate_up(binder *b, const char *gate_name, const char *up_n
         SY_TRY(require(b, gate_name, 2, shape, &gate));
         SY_TRY(require(b, up_name, 2, shape, &up));
         if (gate->dtype != up->dtype)
-            SY_FAIL(SY_ERR_UNSUPPORTED, "tensors \"%s\" (%s) and \"%s\" (%s) differ in dtype",
-                    gate_name, sy_dtype_name(gate->dtype), up_name, sy_dtype_name(up->dtype));
+            SY_FAIL(SY_ERR_UNSUPPORTED,
+                    "%s/%s: tensor \"%s\": expected dtype %s, that of \"%s\", found %s",
+                    b->checkpoint->directory, b->checkpoint->file_name[up->file], up_name,
+                    sy_dtype_name(gate->dtype), gate_name, sy_dtype_name(up->dtype));
     }
     if (m == NULL) goto done;
     take_matrix(b, 2, n, k, gate == NULL ? SY_BF16 : gate->dtype, m);

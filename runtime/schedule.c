@@ -206,7 +206,8 @@ static void admit_waiting(sy_schedule *s, sy_step_record *plan) {
         s->slot[at] = (slot_state){.request = s->next_request, .n_prompt = q->n_prompt,
                                    .pages = pages, .admitted = s->n_admitted++};
         s->free_pages[rank_of(s, at)] -= pages;
-        plan->admit[plan->n_admit++] = (sy_step_admit){at, q->n_prompt, total, q->sampling};
+        plan->admit[plan->n_admit++] = (sy_step_admit){
+            .slot = at, .n_prompt = q->n_prompt, .n_total = total, .sampling = q->sampling};
         memcpy(plan->prompt_ids + plan->n_prompt_ids, q->prompt,
                (size_t)q->n_prompt * sizeof *q->prompt);
         plan->n_prompt_ids += q->n_prompt;

@@ -24,6 +24,7 @@ typedef struct sy_request {
 /* The record of a step. All arrays lie in one buffer owned by the plan. */
 typedef struct sy_step_admit {
     int32_t slot;
+    int32_t unused; /* in place of padding: the bytes of a record are hashed */
     int64_t n_prompt, n_total; /* tokens of the prompt; positions to reserve */
     sy_sample_params sampling;
 } sy_step_admit;

@@ -39,7 +39,7 @@ for target in "${targets[@]}"; do
     say "fuzzing $target for $seconds s"
     "$root/build/fuzz/tests/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="$root/build/fuzz/findings/$target-" "$work" \
-        "$root/tests/fuzz/seeds/${target#fuzz_}" 2> "$work.log" ||
+        "$root/tests/fuzz/seeds/$target" 2> "$work.log" ||
         { tail -n 40 "$work.log" >&2; die "$target failed"; }
     grep -E 'stat::number_of_executed_units' "$work.log" >&2
 done

@@ -51,7 +51,7 @@ static inline const char *data_path(char *buf, size_t size, const char *format, 
 }
 
 static inline sy_placement *contiguous(const sy_model_spec *spec, int n_ranks) {
-    int *experts = calloc((size_t)spec->n_layers, sizeof *experts);
+    int *experts = calloc((unsigned)spec->n_layers, sizeof *experts);
     sy_placement *p;
     for (int l = 0; l < spec->n_layers; l++) experts[l] = spec->layer[l].ffn.experts;
     MUST(sy_placement_contiguous(spec->n_layers, experts, n_ranks, &p));
