@@ -210,21 +210,23 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
         row->bound[i] = kind == PREFILL ? flops : bandwidth;
         row->n_repetitions = i + 1;
     }
-    if (s->rank == 0) SY_TRY(sy_bench_print_row(b->format, s->spec, s->weights, row));
+    if (s->rank == 0) st = sy_bench_print_row(b->format, s->spec, s->weights, row);
+    SY_TRY(sy_comm_agree(s->comm, st)); /* a full stdout ends the others too */
 done:
     return st;
 }
 
 static sy_status run_all(bench *b) {
     sy_status st = SY_OK;
-    if (b->session->rank == 0) SY_TRY(sy_bench_print_head(b->format));
+    bool root = b->session->rank == 0;
+    SY_TRY(sy_comm_agree(b->session->comm, root ? sy_bench_print_head(b->format) : SY_OK));
     for (int64_t i = 0; i < b->n_batch; i++) {
         for (int64_t k = 0; k < b->n_prompt; k++)
             if (b->prompt[k] > 0) SY_TRY(run_test(b, PREFILL, b->batch[i], b->prompt[k]));
         for (int64_t k = 0; k < b->n_gen; k++)
             if (b->gen[k] > 0) SY_TRY(run_test(b, DECODE, b->batch[i], b->gen[k]));
     }
-    if (b->session->rank == 0) SY_TRY(sy_bench_print_end(b->format));
+    SY_TRY(sy_comm_agree(b->session->comm, root ? sy_bench_print_end(b->format) : SY_OK));
 done:
     return st;
 }

@@ -45,6 +45,7 @@ static sy_status on_rows(void *context, int64_t n_rows, const float *rows) {
     npy *out = context;
     out->done += n_rows;
     sy_out_progress("computing logits", (double)out->done / (double)out->rows, "");
+    if (sy_interrupted()) return sy_fail(SY_ERR_INTERRUPTED, "interrupted");
     return write_all(out->file, out->path, rows,
                      (size_t)n_rows * (size_t)out->columns * sizeof *rows);
 }

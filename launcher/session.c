@@ -146,12 +146,13 @@ sy_status sy_session_model(sy_session *s) {
     return sy_comm_agree(s->comm, model_local(s));
 }
 
-static void show_loading(void *context, double share, uint64_t bytes) {
+static bool show_loading(void *context, double share, uint64_t bytes) {
     sy_session *s = context;
     char text[32];
     sy_progress(s->live);
     if (s->rank == 0)
         sy_out_progress("reading weights", share, sy_format_bytes(text, sizeof text, bytes));
+    return !sy_interrupted();
 }
 
 static sy_status load_weights(sy_session *s, sy_load_report *report) {

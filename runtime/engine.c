@@ -474,8 +474,6 @@ sy_status sy_engine_logits(sy_engine *e, const int32_t *ids, int64_t n,
     float *host = NULL;
     int64_t chunk = sy_min(e->options.chunk, e->options.max_outputs);
     int n_moe = 0;
-    sy_status sunk = SY_OK; /* of the sink: a full disk must not leave the others waiting */
-    sy_error_text sunk_text;
     for (int l = 0; l < e->parts.spec->n_layers; l++)
         n_moe += e->parts.spec->layer[l].ffn.kind == SY_FFN_MOE;
 
@@ -501,15 +499,15 @@ sy_status sy_engine_logits(sy_engine *e, const int32_t *ids, int64_t n,
         if (root && forced != NULL) step.forced = at;
         e->runner.loads->tokens += (uint64_t)rows_here;
         SY_TRY(sy_forward(&e->runner, &step));
-        if (!root) continue;
-        SY_TRY(e->parts.be->ops->read(e->parts.be, host, e->runner.ws.logits,
-                                      (size_t)rows_here * V * sizeof *host, e->runner.stream));
-        if (sunk != SY_OK) continue;
-        sunk = rows(context, rows_here, host);
-        if (sunk != SY_OK) sy_status_save(&sunk_text);
+        if (root) {
+            SY_TRY(e->parts.be->ops->read(e->parts.be, host, e->runner.ws.logits,
+                                          (size_t)rows_here * V * sizeof *host,
+                                          e->runner.stream));
+            st = rows(context, rows_here, host);
+        }
+        /* A full disk on rank 0 ends the others too. */
+        SY_TRY(sy_comm_agree(e->parts.comm, st));
     }
-    if (sunk != SY_OK) sy_status_restore(&sunk_text);
-    SY_TRY(sy_comm_agree(e->parts.comm, sunk));
 done:
     if (root) {
         sy_kv_give_back(e->runner.kv, s->n_pages, s->page);

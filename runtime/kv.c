@@ -19,10 +19,10 @@ sy_status sy_kv_create(sy_backend *be, const sy_model_spec *spec, int64_t n_page
     sy_kv *kv = calloc(1, sizeof *kv);
     *out = NULL;
     if (kv == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for the KV cache");
+    kv->backend = be;
     if (n_pages > INT32_MAX)
         SY_FAIL(SY_ERR_MEMORY, "the KV cache would need %lld pages; at most %d are possible",
                 (long long)n_pages, INT32_MAX);
-    kv->backend = be;
     kv->n_layers = spec->n_layers;
     kv->n_pages = kv->n_free = (int32_t)n_pages;
     kv->layer = calloc((size_t)spec->n_layers, sizeof *kv->layer);

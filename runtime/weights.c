@@ -112,10 +112,11 @@ done:
     return st;
 }
 
-static void report_progress(loader *l) {
-    if (l->progress == NULL) return;
+static sy_status report_progress(loader *l) {
+    if (l->progress == NULL) return SY_OK;
     uint64_t bytes = atomic_load(&l->bytes);
-    l->progress(l->context, (double)bytes / (double)l->total_bytes, bytes);
+    if (l->progress(l->context, (double)bytes / (double)l->total_bytes, bytes)) return SY_OK;
+    return sy_fail(SY_ERR_INTERRUPTED, "interrupted while reading weights");
 }
 
 static void reader_main(void *arg, int thread, int n_threads) {
@@ -128,7 +129,7 @@ static void reader_main(void *arg, int thread, int n_threads) {
         int64_t i = atomic_fetch_add(&l->next, 1);
         if (i >= l->n_chunks) break;
         SY_TRY(load_one(l, &l->chunk[i], staging));
-        if (thread == 0) report_progress(l);
+        if (thread == 0) SY_TRY(report_progress(l));
     }
 done:
     free(staging);
@@ -256,7 +257,7 @@ static sy_status load(sy_backend *be, const sy_model_spec *spec, const sy_placem
         st = l.status;
         goto done;
     }
-    report_progress(&l);
+    SY_TRY(report_progress(&l));
     if (report != NULL)
         *report = (sy_load_report){.bytes_read = atomic_load(&l.bytes),
                                    .routed_bytes = atomic_load(&l.routed_bytes),

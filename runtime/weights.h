@@ -33,8 +33,9 @@ typedef struct sy_load_report {
     uint64_t rounded; /* tensors whose F32 values were rounded to BF16 */
 } sy_load_report;
 
-/* Called from the calling thread now and then while loading, with the share done in [0, 1]. */
-typedef void (*sy_load_progress)(void *context, double share, uint64_t bytes);
+/* Called from the calling thread now and then while loading, with the share done in [0, 1].
+ * False ends the loading with SY_ERR_INTERRUPTED. */
+typedef bool (*sy_load_progress)(void *context, double share, uint64_t bytes);
 
 /* Device bytes of rank's share, before anything is allocated. The dtype of every matrix is
  * taken from the checkpoint, or is BF16 without one (NULL). */

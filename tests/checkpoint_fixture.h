@@ -31,15 +31,16 @@ typedef struct edited_model {
 
 static inline void edited_resize(edited_tensor *t) {
     t->bytes = (uint64_t)sy_dtype_bits(t->dtype) / 8;
-    for (int i = 0; i < t->rank; i++) t->bytes *= (uint64_t)t->shape[i];
+    for (int i = 0; i < t->rank; i++)
+        t->bytes *= (uint64_t)t->shape[i];
     free(t->data);
     t->data = calloc(t->bytes + 1, 1);
     if (t->data == NULL) abort();
 }
 
 /* Adds a tensor of zeros. */
-static inline edited_tensor *edited_add(edited_model *m, const char *name, sy_dtype dtype,
-                                        int rank, const int64_t *shape) {
+static inline edited_tensor *
+edited_add(edited_model *m, const char *name, sy_dtype dtype, int rank, const int64_t *shape) {
     m->tensor = realloc(m->tensor, (size_t)(m->n + 1) * sizeof *m->tensor);
     if (m->tensor == NULL) abort();
     edited_tensor *t = &m->tensor[m->n++];
@@ -95,7 +96,8 @@ static inline void edited_write(const edited_model *m) {
     for (int i = 0; i < m->n; i++) {
         const edited_tensor *t = &m->tensor[i];
         json_t *shape = json_array();
-        for (int k = 0; k < t->rank; k++) json_array_append_new(shape, json_integer(t->shape[k]));
+        for (int k = 0; k < t->rank; k++)
+            json_array_append_new(shape, json_integer(t->shape[k]));
         json_object_set_new(header, t->name,
                             json_pack("{s:s, s:o, s:[I, I]}", "dtype", sy_dtype_name(t->dtype),
                                       "shape", shape, "data_offsets", (json_int_t)at,
@@ -108,9 +110,11 @@ static inline void edited_write(const edited_model *m) {
     edited_path(m, "model.safetensors", path);
     FILE *f = fopen(path, "wb");
     if (f == NULL) abort();
-    for (int i = 0; i < 8; i++) fputc((int)(n >> 8 * i & 0xff), f);
+    for (int i = 0; i < 8; i++)
+        fputc((int)(n >> 8 * i & 0xff), f);
     fwrite(text, 1, n, f);
-    for (int i = 0; i < m->n; i++) fwrite(m->tensor[i].data, 1, m->tensor[i].bytes, f);
+    for (int i = 0; i < m->n; i++)
+        fwrite(m->tensor[i].data, 1, m->tensor[i].bytes, f);
     if (fclose(f) != 0) abort();
     free(text);
 }
@@ -122,7 +126,8 @@ static inline void edited_close(edited_model *m) {
     edited_path(m, "model.safetensors", path);
     unlink(path);
     rmdir(m->directory);
-    for (int i = 0; i < m->n; i++) free(m->tensor[i].data);
+    for (int i = 0; i < m->n; i++)
+        free(m->tensor[i].data);
     free(m->tensor);
     json_decref(m->config);
 }

@@ -31,7 +31,8 @@ static void put(sy_answer *a, int32_t id) {
 }
 
 static void put_bytes(sy_answer *a, const char *text) {
-    for (; *text != '\0' && !a->stopped; text++) put(a, (unsigned char)*text);
+    for (; *text != '\0' && !a->stopped; text++)
+        put(a, (unsigned char)*text);
 }
 
 static void expect(const sy_answer *a, const char *text) {
@@ -165,14 +166,14 @@ static void overlapping_stops_give_the_same_text_for_every_cut(void **state) {
         {{"d", "abcde"}, 2, "_abc"},    {{"abcdef", "bcdex"}, 2, "_abcde"},
         {{"e", "de", "cde"}, 3, "_ab"}, {{"zz", "abcdX"}, 2, "_abcde"},
     };
-    static const int32_t cuts[][6] = {{'_', 'a', 'b', 'c', 'd', 'e'},
-                                      {'_', ABCD, 'e', -1},
-                                      {'_', 'a', 'b', CDE, -1}};
+    static const int32_t cuts[][6] = {
+        {'_', 'a', 'b', 'c', 'd', 'e'}, {'_', ABCD, 'e', -1}, {'_', 'a', 'b', CDE, -1}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         for (size_t c = 0; c < sizeof cuts / sizeof cuts[0]; c++) {
-            sy_answer a = {.tokenizer = tokenizer, .stop = table[i].stop,
-                           .n_stops = table[i].n_stops};
-            for (int k = 0; k < 6 && cuts[c][k] >= 0 && !a.stopped; k++) put(&a, cuts[c][k]);
+            sy_answer a = {
+                .tokenizer = tokenizer, .stop = table[i].stop, .n_stops = table[i].n_stops};
+            for (int k = 0; k < 6 && cuts[c][k] >= 0 && !a.stopped; k++)
+                put(&a, cuts[c][k]);
             finish(&a, table[i].shown);
         }
     }

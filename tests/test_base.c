@@ -47,7 +47,8 @@ static void json_depth_is_bounded_outside_strings_only(void **state) {
     text[2 * n + 2] = '\0';
     refused(text, "nested deeper than 32 at byte 32");
 
-    assert_int_equal(parse("[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[[[\"]", &root), SY_OK);
+    assert_int_equal(parse("[\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"[[[\"]", &root),
+                     SY_OK);
     json_decref(root);
     refused("]", "line 1");
     refused("", "line 1");
@@ -68,7 +69,8 @@ static void json_integers_beyond_64_bits_are_read_as_reals(void **state) {
     json_t *root;
     int64_t n = 7;
     /* tokenizer_config.json of many models: model_max_length 10^30 */
-    assert_int_equal(parse("{\"max\": 1000000000000000019884624838656, \"n\": 42}", &root), SY_OK);
+    assert_int_equal(parse("{\"max\": 1000000000000000019884624838656, \"n\": 42}", &root),
+                     SY_OK);
     assert_true(json_is_real(json_object_get(root, "max")));
     assert_int_equal(sy_json_get_int(root, "t", "n", 0, 100, &n), SY_OK);
     assert_int_equal(n, 42);
@@ -93,10 +95,11 @@ static void json_numbers_are_whole_only_if_they_fit(void **state) {
         bool integral;
         int64_t value;
     } table[] = {
-        {"[5]", true, 5},          {"[5.0]", true, 5},    {"[-0.0]", true, 0},
-        {"[1e18]", true, 1000000000000000000},            {"[5.5]", false, 0},
-        {"[1e19]", false, 0},      {"[-1e300]", false, 0}, {"[true]", false, 0},
-        {"[\"5\"]", false, 0},     {"[null]", false, 0},
+        {"[5]", true, 5},       {"[5.0]", true, 5},
+        {"[-0.0]", true, 0},    {"[1e18]", true, 1000000000000000000},
+        {"[5.5]", false, 0},    {"[1e19]", false, 0},
+        {"[-1e300]", false, 0}, {"[true]", false, 0},
+        {"[\"5\"]", false, 0},  {"[null]", false, 0},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         json_t *root;
@@ -116,7 +119,9 @@ static void json_getters_keep_defaults_and_name_what_they_find(void **state) {
     bool b = true;
     const char *s = "default";
     assert_int_equal(parse("{\"i\": 9, \"r\": 2.5, \"b\": false, \"s\": \"x\", \"z\": null, "
-                           "\"o\": {}, \"a\": []}", &o), SY_OK);
+                           "\"o\": {}, \"a\": []}",
+                           &o),
+                     SY_OK);
     assert_int_equal(sy_json_get_int(o, "w", "z", 0, 10, &n), SY_OK);
     assert_int_equal(sy_json_get_int(o, "w", "absent", 0, 10, &n), SY_OK);
     assert_int_equal(sy_json_get_real(o, "w", "z", &d), SY_OK);
@@ -152,16 +157,35 @@ static void utf8_is_strict(void **state) {
         const char *text;
         bool valid;
     } table[] = {
-        {"", true},                 {"a\x7f", true},            {"\xc2\x80", true},
-        {"\xdf\xbf", true},         {"\xe0\xa0\x80", true},     {"\xed\x9f\xbf", true},
-        {"\xee\x80\x80", true},     {"\xef\xbf\xbf", true},     {"\xf0\x90\x80\x80", true},
-        {"\xf4\x8f\xbf\xbf", true}, {"\x80", false},            {"\xbf", false},
-        {"\xc0\x80", false},        {"\xc1\xbf", false},        {"\xc2", false},
-        {"\xc2z", false},           {"\xc2\xc2\x80", false},    {"\xe0\x9f\xbf", false},
-        {"\xe0\xa0", false},        {"\xe0\xa0z", false},       {"\xed\xa0\x80", false},
-        {"\xed\xbf\xbf", false},    {"\xf0\x8f\xbf\xbf", false}, {"\xf0\x90\x80", false},
-        {"\xf4\x90\x80\x80", false}, {"\xf5\x80\x80\x80", false}, {"\xf8\x88\x80\x80\x80", false},
-        {"\xfe", false},            {"\xff", false},
+        {"", true},
+        {"a\x7f", true},
+        {"\xc2\x80", true},
+        {"\xdf\xbf", true},
+        {"\xe0\xa0\x80", true},
+        {"\xed\x9f\xbf", true},
+        {"\xee\x80\x80", true},
+        {"\xef\xbf\xbf", true},
+        {"\xf0\x90\x80\x80", true},
+        {"\xf4\x8f\xbf\xbf", true},
+        {"\x80", false},
+        {"\xbf", false},
+        {"\xc0\x80", false},
+        {"\xc1\xbf", false},
+        {"\xc2", false},
+        {"\xc2z", false},
+        {"\xc2\xc2\x80", false},
+        {"\xe0\x9f\xbf", false},
+        {"\xe0\xa0", false},
+        {"\xe0\xa0z", false},
+        {"\xed\xa0\x80", false},
+        {"\xed\xbf\xbf", false},
+        {"\xf0\x8f\xbf\xbf", false},
+        {"\xf0\x90\x80", false},
+        {"\xf4\x90\x80\x80", false},
+        {"\xf5\x80\x80\x80", false},
+        {"\xf8\x88\x80\x80\x80", false},
+        {"\xfe", false},
+        {"\xff", false},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         /* A block of the exact size, so that a read beyond it is seen by a sanitizer. */
@@ -246,8 +270,15 @@ static void checked_arithmetic_tells_overflow(void **state) {
 
 static void blocks_are_zeroed_and_aligned_and_huge_ones_are_refused(void **state) {
     (void)state;
-    static const uint64_t sizes[] = {0, 1, 63, 64, 65, 4096, ((uint64_t)4 << 20) - 1,
-                                     (uint64_t)4 << 20, ((uint64_t)5 << 20) + 1};
+    static const uint64_t sizes[] = {0,
+                                     1,
+                                     63,
+                                     64,
+                                     65,
+                                     4096,
+                                     ((uint64_t)4 << 20) - 1,
+                                     (uint64_t)4 << 20,
+                                     ((uint64_t)5 << 20) + 1};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         unsigned char *p;
         assert_int_equal(sy_mem_alloc(&p, sizes[i], "a test"), SY_OK);
@@ -306,9 +337,14 @@ static void bytes_are_written_for_people(void **state) {
         uint64_t bytes;
         const char *text;
     } table[] = {
-        {0, "0 B"},           {999, "999 B"},          {1000, "1.0 kB"},
-        {999949, "999.9 kB"}, {999950, "1.0 MB"},      {61200000000, "61.2 GB"},
-        {1000000000000, "1.0 TB"}, {UINT64_MAX, "18.4 EB"},
+        {0, "0 B"},
+        {999, "999 B"},
+        {1000, "1.0 kB"},
+        {999949, "999.9 kB"},
+        {999950, "1.0 MB"},
+        {61200000000, "61.2 GB"},
+        {1000000000000, "1.0 TB"},
+        {UINT64_MAX, "18.4 EB"},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         char buf[24];
@@ -356,7 +392,8 @@ static uint16_t nearest_bf16(float f) {
     uint16_t below = (uint16_t)(sy_bits_from_f32(f) >> 16), above = (uint16_t)(below + 1);
     double low = fabs((double)f - (double)sy_f32_from_bf16(below));
     /* Beyond the largest finite value the next step counts as if it were a number. */
-    double up = (above & 0x7fff) == 0x7f80 ? ldexp(1, 128) : fabs((double)sy_f32_from_bf16(above));
+    double up =
+        (above & 0x7fff) == 0x7f80 ? ldexp(1, 128) : fabs((double)sy_f32_from_bf16(above));
     double high = up - fabs((double)f);
     if (low < high) return below;
     if (high < low) return above;
@@ -375,9 +412,12 @@ static void bf16_rounds_to_nearest_even_and_flushes_denormals(void **state) {
                     fail_msg("NaN %08x -> %04x", bits, got);
                 continue;
             }
-            if (magnitude < 0x00800000) want = (uint16_t)(high & 0x8000);
-            else if (magnitude == 0x7f800000) want = (uint16_t)high;
-            else want = nearest_bf16(sy_f32_from_bits(bits));
+            if (magnitude < 0x00800000)
+                want = (uint16_t)(high & 0x8000);
+            else if (magnitude == 0x7f800000)
+                want = (uint16_t)high;
+            else
+                want = nearest_bf16(sy_f32_from_bits(bits));
             if (got != want) fail_msg("%08x -> %04x, expected %04x", bits, got, want);
         }
     }

@@ -29,10 +29,14 @@ static void open_config(planned *p, const char *config) {
     MUST(sy_cpu_open(SY_BF16, p->pool, NULL, &p->be));
     MUST(sy_spec_load(data_path(path, sizeof path, "configs/%s", config), &p->spec));
     p->placement = contiguous(p->spec, sy_comm_size(comm));
-    p->parts = (sy_engine_parts){.comm = comm, .be = p->be, .spec = p->spec,
-                                 .placement = p->placement};
-    p->options = (sy_engine_options){.max_context = 4096, .max_pages = 64, .per_rank = 1,
-                                     .chunk = 512, .max_outputs = 1, .n_valid = p->spec->vocab};
+    p->parts = (sy_engine_parts){
+        .comm = comm, .be = p->be, .spec = p->spec, .placement = p->placement};
+    p->options = (sy_engine_options){.max_context = 4096,
+                                     .max_pages = 64,
+                                     .per_rank = 1,
+                                     .chunk = 512,
+                                     .max_outputs = 1,
+                                     .n_valid = p->spec->vocab};
 }
 
 static void close_config(planned *p) {
@@ -63,7 +67,8 @@ static void a_model_that_fits_is_left_as_it_is(void **state) {
     uint64_t needs = weight_bytes(&p, last) + sy_engine_bytes(&p.parts, &p.options);
     /* 30 billion parameters of two bytes */
     if (last == 0) assert_in_range(weight_bytes(&p, 0), 60000000000, 62000000000);
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, machine_for(needs), &p.options, &budget), SY_OK);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, machine_for(needs), &p.options, &budget),
+                     SY_OK);
     assert_int_equal(p.options.chunk, 512);
     assert_int_equal(budget.weights, weight_bytes(&p, sy_comm_rank(comm)));
     assert_int_equal(budget.engine, sy_engine_bytes(&p.parts, &p.options));
@@ -118,8 +123,9 @@ static void a_refusal_says_what_is_needed_and_how_many_ranks_would_do(void **sta
     assert_int_equal(p.options.chunk, 16);
     sy_format_bytes(weights, sizeof weights, weight_bytes(&p, R - 1));
     sy_format_bytes(engine, sizeof engine, sy_engine_bytes(&p.parts, &p.options));
-    const char *const parts[] = {"needs ", " on rank ", weights, engine, ", 95.0 GB available; ",
-                                 "use at least ", " ranks"};
+    const char *const parts[] = {
+        "needs ",        " on rank ", weights, engine, ", 95.0 GB available; ",
+        "use at least ", " ranks"};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (strstr(sy_last_error(), parts[i]) == NULL)
             fail_msg("expected \"%s\" in \"%s\"", parts[i], sy_last_error());

@@ -32,20 +32,29 @@ static void generate(fixture *f) {
     const sy_engine_events events = {ignore_token, NULL, NULL, NULL};
     sy_engine_stats stats;
     fixture_open(f, comm, data_path(path, sizeof path, "tiny/qwen3_moe"), SY_BF16, 1);
-    sy_engine_options o = {.max_context = 64, .max_pages = 2, .per_rank = 2, .chunk = 8,
-                           .max_outputs = 2, .n_valid = f->spec->vocab, .ignore_eos = true};
+    sy_engine_options o = {.max_context = 64,
+                           .max_pages = 2,
+                           .per_rank = 2,
+                           .chunk = 8,
+                           .max_outputs = 2,
+                           .n_valid = f->spec->vocab,
+                           .ignore_eos = true};
     fixture_engine(f, &o);
-    for (int i = 0; i < N_PROMPT; i++) ids[i] = i * 7 % 150;
+    for (int i = 0; i < N_PROMPT; i++)
+        ids[i] = i * 7 % 150;
     for (int i = 0; i < N_REQUESTS; i++)
-        request[i] = (sy_request){.prompt = ids + i, .n_prompt = N_PROMPT - i,
-                                  .max_tokens = N_NEW, .sampling = {.top_p = 1}};
+        request[i] = (sy_request){.prompt = ids + i,
+                                  .n_prompt = N_PROMPT - i,
+                                  .max_tokens = N_NEW,
+                                  .sampling = {.top_p = 1}};
     MUST(sy_engine_generate(f->engine, request, N_REQUESTS, &events, &stats));
 }
 
 /* Rows that go through the model: the last token of a request is sampled, not fed back. */
 static uint64_t expected_tokens(void) {
     uint64_t n = 0;
-    for (int i = 0; i < N_REQUESTS; i++) n += (uint64_t)(N_PROMPT - i + N_NEW - 1);
+    for (int i = 0; i < N_REQUESTS; i++)
+        n += (uint64_t)(N_PROMPT - i + N_NEW - 1);
     return n;
 }
 

@@ -56,7 +56,10 @@ static void contiguous_experts_are_split_evenly_for_any_number_of_ranks(void **s
     }
 }
 
-static sy_status from_slots(int experts, int R, const int32_t *n_slots, const int32_t *slots,
+static sy_status from_slots(int experts,
+                            int R,
+                            const int32_t *n_slots,
+                            const int32_t *slots,
                             sy_placement **out) {
     return sy_placement_from_slots(1, &experts, R, &n_slots, &slots, out);
 }

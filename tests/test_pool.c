@@ -38,7 +38,8 @@ static void every_thread_runs_once_a_run(void **state) {
             shared s = {.n_threads = n};
             assert_int_equal(sy_pool_create(n, spin, &s.pool), SY_OK);
             assert_int_equal(sy_pool_threads(s.pool), n);
-            for (int r = 0; r < RUNS; r++) sy_pool_run(s.pool, count_thread, &s);
+            for (int r = 0; r < RUNS; r++)
+                sy_pool_run(s.pool, count_thread, &s);
             sy_pool_destroy(s.pool);
             for (int t = 0; t < MAX_THREADS; t++) {
                 assert_int_equal(s.seen[t], t < n ? RUNS : 0);
@@ -54,7 +55,8 @@ static void pass_phases(void *arg, int thread, int n_threads) {
     for (uint32_t phase = 1; phase <= PHASES; phase++) {
         s->mark[phase % 2][thread] = phase;
         sy_pool_barrier(s->pool);
-        for (int t = 0; t < n_threads; t++) s->errors[thread] += s->mark[phase % 2][t] != phase;
+        for (int t = 0; t < n_threads; t++)
+            s->errors[thread] += s->mark[phase % 2][t] != phase;
     }
     sy_pool_barrier(s->pool);
 }
@@ -69,7 +71,8 @@ static void a_barrier_separates_phases(void **state) {
             sy_pool_run(s.pool, pass_phases, &s);
         }
         sy_pool_destroy(s.pool);
-        for (int t = 0; t < n; t++) assert_int_equal(s.errors[t], 0);
+        for (int t = 0; t < n; t++)
+            assert_int_equal(s.errors[t], 0);
     }
 }
 
@@ -102,7 +105,8 @@ static void denormals_are_flushed_inside_and_kept_outside(void **state) {
         sy_pool_run(s.pool, check_flushed, &s);
         assert_true(denormals_are_kept());
         sy_pool_destroy(s.pool);
-        for (int t = 0; t < n; t++) assert_int_equal(s.errors[t], 0);
+        for (int t = 0; t < n; t++)
+            assert_int_equal(s.errors[t], 0);
     }
 }
 
@@ -128,7 +132,8 @@ static void workers_that_have_gone_to_sleep_wake_again(void **state) {
         assert_true(sy_now() - begin < 0.9); /* not by the sleeper's own second look */
     }
     sy_pool_destroy(s.pool);
-    for (int t = 0; t < 3; t++) assert_int_equal(s.seen[t], 3);
+    for (int t = 0; t < 3; t++)
+        assert_int_equal(s.seen[t], 3);
 }
 
 static void shares_cover_all_units_in_order(void **state) {

@@ -75,7 +75,8 @@ static void a_prompt_is_taken_as_it_is(void **state) {
 
 static void a_list_skips_blank_lines_and_takes_crlf(void **state) {
     (void)state;
-    static const char list[] = "\n\"one\"\r\n  \t\r\n \"t\\u0077o\\n\" \r\n\r\n\"\\u00e9\"\n\"last\"";
+    static const char list[] =
+        "\n\"one\"\r\n  \t\r\n \"t\\u0077o\\n\" \r\n\r\n\"\\u00e9\"\n\"last\"";
     sy_prompts p;
     sy_options o = {.model = "m", .prompts_file = path};
     write_file(list, sizeof list - 1);

@@ -34,17 +34,24 @@ typedef struct plan {
 
 static void add(plan *p, int64_t n_prompt, int64_t max_tokens) {
     int i = p->n++;
-    for (int64_t t = 0; t < n_prompt; t++) p->ids[i][t] = (int32_t)(1000 * i + t);
-    p->request[i] = (sy_request){.prompt = p->ids[i], .n_prompt = n_prompt,
-                                 .max_tokens = max_tokens, .sampling = {.seed = (uint64_t)i}};
+    for (int64_t t = 0; t < n_prompt; t++)
+        p->ids[i][t] = (int32_t)(1000 * i + t);
+    p->request[i] = (sy_request){.prompt = p->ids[i],
+                                 .n_prompt = n_prompt,
+                                 .max_tokens = max_tokens,
+                                 .sampling = {.seed = (uint64_t)i}};
 }
 
 static void begin(plan *p, int n_ranks, int per_rank, int64_t chunk, int64_t pages) {
-    p->shape = (sy_schedule_shape){.n_ranks = n_ranks, .per_rank = per_rank, .chunk = chunk,
-                                   .pages_per_rank = pages, .max_prompt_ids = MAX_IDS};
+    p->shape = (sy_schedule_shape){.n_ranks = n_ranks,
+                                   .per_rank = per_rank,
+                                   .chunk = chunk,
+                                   .pages_per_rank = pages,
+                                   .max_prompt_ids = MAX_IDS};
     MUST(sy_schedule_create(&p->shape, p->request, p->n, &p->schedule));
     MUST(sy_record_create(n_ranks * per_rank, MAX_IDS, &p->record));
-    for (int s = 0; s < MAX_SLOTS; s++) p->request_of[s] = -1;
+    for (int s = 0; s < MAX_SLOTS; s++)
+        p->request_of[s] = -1;
 }
 
 static void end(plan *p) {
@@ -143,11 +150,13 @@ static bool step(plan *p) {
 
 static void run_to_end(plan *p) {
     int steps = 0;
-    while (step(p)) assert_true(++steps < 10000);
+    while (step(p))
+        assert_true(++steps < 10000);
     assert_int_equal(p->admitted, p->n);
     for (int i = 0; i < p->n; i++)
         assert_int_equal(p->generated[i], p->request[i].max_tokens);
-    for (int s = 0; s < MAX_SLOTS; s++) assert_int_equal(p->request_of[s], -1);
+    for (int s = 0; s < MAX_SLOTS; s++)
+        assert_int_equal(p->request_of[s], -1);
     /* Once stopped it stays so, and holds nothing back. */
     sy_schedule_next(p->schedule, p->record);
     assert_true(p->record->stop && p->record->n_work == 0 && p->record->n_retire == 0);
@@ -206,12 +215,14 @@ static void decode_goes_before_prefill_and_the_oldest_prefill_first(void **state
 static void requests_spread_over_the_ranks_with_most_free_pages(void **state) {
     (void)state;
     static plan p;
-    for (int i = 0; i < 3; i++) add(&p, 10, 2);
+    for (int i = 0; i < 3; i++)
+        add(&p, 10, 2);
     begin(&p, 3, 2, 4, 8);
     assert_true(step(&p));
     assert_int_equal(p.record->n_admit, 3);
     bool used[3] = {false};
-    for (int i = 0; i < 3; i++) used[p.record->admit[i].slot / 2] = true;
+    for (int i = 0; i < 3; i++)
+        used[p.record->admit[i].slot / 2] = true;
     assert_true(used[0] && used[1] && used[2]);
     run_to_end(&p);
     end(&p);
@@ -247,7 +258,8 @@ static void a_request_that_can_never_fit_is_refused_at_create(void **state) {
         memset(&p, 0, sizeof p);
         add(&p, wrong[i].n_prompt, wrong[i].max_tokens);
         sy_schedule_shape shape = {1, 1, 8, 3, MAX_IDS};
-        assert_int_equal(sy_schedule_create(&shape, p.request, 1, &p.schedule), SY_ERR_INTERNAL);
+        assert_int_equal(sy_schedule_create(&shape, p.request, 1, &p.schedule),
+                         SY_ERR_INTERNAL);
         assert_null(p.schedule);
     }
     static plan p;
@@ -259,7 +271,8 @@ static void a_request_that_can_never_fit_is_refused_at_create(void **state) {
 static void admits_wait_where_a_record_cannot_carry_their_prompts(void **state) {
     (void)state;
     static plan p;
-    for (int i = 0; i < 4; i++) add(&p, 100, 3);
+    for (int i = 0; i < 4; i++)
+        add(&p, 100, 3);
     begin(&p, 2, 2, 100, 8);
     p.shape.max_prompt_ids = 250;
     sy_schedule_destroy(p.schedule);
@@ -310,14 +323,17 @@ static void a_record_reaches_all_ranks_whatever_its_size(void **state) {
     static plan p;
     /* A small record; prompts around one first message of 1024 bytes; and far beyond it. */
     add(&p, 3, 2);
-    for (int64_t n = 180; n < 260; n += 4) add(&p, n, 1);
-    for (int i = 0; i < 8; i++) add(&p, 390, 2);
+    for (int64_t n = 180; n < 260; n += 4)
+        add(&p, n, 1);
+    for (int i = 0; i < 8; i++)
+        add(&p, 390, 2);
     begin(&p, 1, 1, 400, 8);
     compare_records(&p);
     end(&p);
 
     memset(&p, 0, sizeof p);
-    for (int i = 0; i < 16; i++) add(&p, 300, 3);
+    for (int i = 0; i < 16; i++)
+        add(&p, 300, 3);
     begin(&p, 4, 4, 64, 24); /* all admitted with one record of 19 kB */
     compare_records(&p);
     end(&p);

@@ -39,7 +39,8 @@ static void close_model(opened *m) {
     sy_pool_destroy(m->pool);
 }
 
-static sy_weights *load(const opened *m, const sy_placement *p, int rank, sy_load_report *report) {
+static sy_weights *
+load(const opened *m, const sy_placement *p, int rank, sy_load_report *report) {
     sy_weights *w;
     uint64_t bytes;
     MUST(sy_weights_load(m->be, m->spec, p, rank, m->checkpoint, 3, NULL, NULL, report, &w));
@@ -54,7 +55,8 @@ static uint64_t routed_bytes_of_layer(const opened *m, int layer) {
     snprintf(prefix, sizeof prefix, "model.layers.%d.", layer);
     for (int i = 0; i < m->checkpoint->n_tensors; i++) {
         const sy_tensor_entry *t = &m->checkpoint->tensor[i];
-        if (strncmp(t->name, prefix, strlen(prefix)) == 0 && strstr(t->name, ".experts.") != NULL)
+        if (strncmp(t->name, prefix, strlen(prefix)) == 0 &&
+            strstr(t->name, ".experts.") != NULL)
             sum += t->bytes;
     }
     return sum;
@@ -67,7 +69,10 @@ static void check_matrix(const opened *m, const sy_matrix *a, const sy_matrix *b
 }
 
 /* Every slot of a rank holds what the same expert has on a single rank. */
-static void check_experts(const opened *m, const sy_placement *p, int rank, const sy_weights *w,
+static void check_experts(const opened *m,
+                          const sy_placement *p,
+                          int rank,
+                          const sy_weights *w,
                           const sy_weights *alone) {
     for (int l = 0; l < m->spec->n_layers; l++) {
         const sy_layer_weights *mine = &w->layer[l], *all = &alone->layer[l];
@@ -82,7 +87,10 @@ static void check_experts(const opened *m, const sy_placement *p, int rank, cons
 }
 
 /* Loads all ranks of a placement; checks each rank's routed bytes and returns their sum. */
-static uint64_t load_ranks(const opened *m, const sy_placement *p, int R, const sy_weights *alone,
+static uint64_t load_ranks(const opened *m,
+                           const sy_placement *p,
+                           int R,
+                           const sy_weights *alone,
                            uint64_t fixed_bytes) {
     uint64_t sum = 0;
     for (int r = 0; r < R; r++) {
@@ -111,7 +119,8 @@ static void each_routed_byte_is_read_by_exactly_one_rank(void **state) {
         sy_load_report report;
         uint64_t routed = 0;
         open_tiny(&m, models[i], SY_BF16);
-        for (int l = 0; l < m.spec->n_layers; l++) routed += routed_bytes_of_layer(&m, l);
+        for (int l = 0; l < m.spec->n_layers; l++)
+            routed += routed_bytes_of_layer(&m, l);
         sy_placement *one = contiguous(m.spec, 1);
         sy_weights *alone = load(&m, one, 0, &report);
         assert_int_equal(report.routed_bytes, routed);
@@ -184,10 +193,19 @@ static float *embed_all(const opened *m) {
     size_t V = (unsigned)m->spec->vocab, H = (unsigned)m->spec->hidden;
     int32_t *ids = calloc(V, sizeof *ids);
     float *x = calloc(V * H, sizeof *x);
-    sy_limits limits = {.max_rows = (int64_t)V, .max_pairs = (int64_t)V, .max_context = 64,
-                        .hidden = (int)H, .heads = 6, .kv_heads = 2, .head_dim = 6,
-                        .max_inter = 88, .experts = 11, .top_k = 3, .vocab = (int)V};
-    for (size_t i = 0; i < V; i++) ids[i] = (int32_t)i;
+    sy_limits limits = {.max_rows = (int64_t)V,
+                        .max_pairs = (int64_t)V,
+                        .max_context = 64,
+                        .hidden = (int)H,
+                        .heads = 6,
+                        .kv_heads = 2,
+                        .head_dim = 6,
+                        .max_inter = 88,
+                        .experts = 11,
+                        .top_k = 3,
+                        .vocab = (int)V};
+    for (size_t i = 0; i < V; i++)
+        ids[i] = (int32_t)i;
     MUST(m->be->ops->reserve(m->be, &limits));
     sy_batch batch = {.n_rows = m->spec->vocab, .ids = ids};
     MUST(m->be->ops->embed(m->be, &w->embed, &batch, x, NULL));
@@ -226,7 +244,8 @@ static sy_status try_load(const edited_model *e, int rank, int R) {
     edited_write(e);
     open_model(&m, e->directory, SY_BF16);
     sy_placement *p = contiguous(m.spec, R);
-    sy_status st = sy_weights_load(m.be, m.spec, p, rank, m.checkpoint, 2, NULL, NULL, NULL, &w);
+    sy_status st =
+        sy_weights_load(m.be, m.spec, p, rank, m.checkpoint, 2, NULL, NULL, NULL, &w);
     if (st != SY_OK) {
         sy_error_text text;
         assert_null(w);
@@ -250,9 +269,13 @@ static void expect_text(const char *const *parts) {
 static void a_missing_tensor_is_named_on_every_rank(void **state) {
     (void)state;
     static const char *const names[] = {
-        "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight",
-        "model.layers.0.self_attn.q_proj.weight", "model.layers.2.self_attn.k_norm.weight",
-        "model.layers.1.mlp.up_proj.weight", "model.layers.2.mlp.experts.10.down_proj.weight",
+        "model.embed_tokens.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.2.self_attn.k_norm.weight",
+        "model.layers.1.mlp.up_proj.weight",
+        "model.layers.2.mlp.experts.10.down_proj.weight",
         "model.layers.0.mlp.experts.0.gate_proj.weight",
         "model.layers.2.post_attention_layernorm.weight",
     };
@@ -260,7 +283,8 @@ static void a_missing_tensor_is_named_on_every_rank(void **state) {
         edited_model e;
         edited_open(&e, "tiny/qwen3_moe");
         edited_drop(&e, names[i]);
-        for (int r = 0; r < 3; r++) { /* the rank that would read it, and those that would not */
+        for (int r = 0; r < 3;
+             r++) { /* the rank that would read it, and those that would not */
             assert_int_equal(try_load(&e, r, 3), SY_ERR_FORMAT);
             EXPECT_TEXT(e.directory, names[i], "is missing");
         }
@@ -340,8 +364,8 @@ static void gate_and_up_of_different_dtypes_are_refused(void **state) {
     edited_resize(t);
     for (int r = 0; r < 2; r++) {
         assert_int_equal(try_load(&e, r, 2), SY_ERR_UNSUPPORTED);
-        EXPECT_TEXT(e.directory, "model.safetensors", "experts.3.up_proj", "expected dtype BF16",
-                    "found F32");
+        EXPECT_TEXT(e.directory, "model.safetensors", "experts.3.up_proj",
+                    "expected dtype BF16", "found F32");
     }
     edited_close(&e);
 }
@@ -349,9 +373,12 @@ static void gate_and_up_of_different_dtypes_are_refused(void **state) {
 static void a_tensor_that_the_config_does_not_explain_is_refused(void **state) {
     (void)state;
     static const char *const names[] = {
-        "model.layers.0.self_attn.q_proj.bias", "model.layers.3.self_attn.q_proj.weight",
-        "model.layers.0.mlp.experts.11.down_proj.weight", "model.layers.0.mlp.experts.down_proj",
-        "inv_freq", "model.layers.1.mlp.gate.weight",
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.3.self_attn.q_proj.weight",
+        "model.layers.0.mlp.experts.11.down_proj.weight",
+        "model.layers.0.mlp.experts.down_proj",
+        "inv_freq",
+        "model.layers.1.mlp.gate.weight",
     };
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         edited_model e;
@@ -429,18 +456,18 @@ static void inv_freq_and_a_tied_lm_head_are_not_needed_and_accepted(void **state
 typedef struct progress {
     double last;
     uint64_t bytes;
-    int calls;
+    bool stop;
 } progress;
 
-static void note_progress(void *context, double share, uint64_t bytes) {
+static bool note_progress(void *context, double share, uint64_t bytes) {
     progress *p = context;
     assert_true(share >= p->last && share <= 1);
     p->last = share;
     p->bytes = bytes;
-    p->calls++;
+    return !p->stop;
 }
 
-static void progress_grows_to_one(void **state) {
+static void progress_grows_to_one_and_may_end_the_loading(void **state) {
     (void)state;
     opened m;
     sy_weights *w;
@@ -448,10 +475,19 @@ static void progress_grows_to_one(void **state) {
     progress p = {0};
     open_tiny(&m, "mixtral", SY_F32);
     sy_placement *one = contiguous(m.spec, 1);
-    MUST(sy_weights_load(m.be, m.spec, one, 0, m.checkpoint, 2, note_progress, &p, &report, &w));
-    assert_true(p.last == 1 && p.calls > 1);
+    MUST(
+        sy_weights_load(m.be, m.spec, one, 0, m.checkpoint, 2, note_progress, &p, &report, &w));
+    assert_true(p.last == 1);
     assert_int_equal(p.bytes, report.bytes_read);
     sy_weights_destroy(w);
+    p = (progress){.stop = true};
+    assert_int_equal(
+        sy_weights_load(m.be, m.spec, one, 0, m.checkpoint, 2, note_progress, &p, &report, &w),
+        SY_ERR_INTERRUPTED);
+    assert_null(w);
+    assert_int_equal(sy_weights_dummy(m.be, m.spec, one, 0, 1, 2, note_progress, &p, &w),
+                     SY_ERR_INTERRUPTED);
+    assert_null(w);
     sy_placement_destroy(one);
     close_model(&m);
 }
@@ -475,7 +511,8 @@ static void dummy_weights_of_an_expert_do_not_depend_on_rank_or_makers(void **st
     }
     MUST(sy_weights_dummy(m.be, m.spec, one, 0, 6, 1, NULL, NULL, &other));
     assert_memory_not_equal(alone->embed.data, other->embed.data, 1000);
-    assert_memory_not_equal(alone->layer[0].gate_up[0].data, alone->layer[0].gate_up[1].data, 100);
+    assert_memory_not_equal(alone->layer[0].gate_up[0].data, alone->layer[0].gate_up[1].data,
+                            100);
     sy_weights_destroy(other);
     sy_weights_destroy(alone);
     sy_placement_destroy(one);
@@ -497,7 +534,7 @@ int main(void) {
         cmocka_unit_test(a_layer_without_router_is_told_with_both_names),
         cmocka_unit_test(a_file_that_shrinks_after_open_is_an_error_that_names_the_tensor),
         cmocka_unit_test(inv_freq_and_a_tied_lm_head_are_not_needed_and_accepted),
-        cmocka_unit_test(progress_grows_to_one),
+        cmocka_unit_test(progress_grows_to_one_and_may_end_the_loading),
         cmocka_unit_test(dummy_weights_of_an_expert_do_not_depend_on_rank_or_makers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -55,8 +55,8 @@ static inline sy_tokenizer *make_tokenizer(const char *const *words, const char 
     json_t *root = json_pack(
         "{s:s, s:[{s:i, s:s, s:b, s:b, s:b, s:b, s:b}], s:n, s:{s:s, s:b, s:b}, s:n, s:{s:s}, "
         "s:{s:s, s:o, s:[]}}",
-        "version", "1.0", "added_tokens", "id", n, "content", end, "single_word", 0, "lstrip", 0,
-        "rstrip", 0, "normalized", 0, "special", 1, "normalizer", "pre_tokenizer", "type",
+        "version", "1.0", "added_tokens", "id", n, "content", end, "single_word", 0, "lstrip",
+        0, "rstrip", 0, "normalized", 0, "special", 1, "normalizer", "pre_tokenizer", "type",
         "ByteLevel", "add_prefix_space", 0, "use_regex", 0, "post_processor", "decoder", "type",
         "ByteLevel", "model", "type", "BPE", "vocab", vocab, "merges");
     sy_tokenizer *t = NULL;
