@@ -8,6 +8,7 @@
 #include <string.h>
 
 /* name in C, spelling in a safetensors header, bits per element */
+/* clang-format off */
 #define SY_DTYPE_LIST(X)                                                                         \
     X(SY_F32, "F32", 32)                                                                         \
     X(SY_F16, "F16", 16)                                                                         \
@@ -31,6 +32,7 @@
     X(SY_I8, "I8", 8)                                                                            \
     X(SY_U8, "U8", 8)                                                                            \
     X(SY_BOOL, "BOOL", 8)
+/* clang-format on */
 
 typedef enum sy_dtype {
 #define X(name, spelling, bits) name,

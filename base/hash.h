@@ -20,7 +20,8 @@ static inline uint64_t sy_hash_add(uint64_t hash, uint64_t word) {
 
 static inline uint64_t sy_hash_bytes(uint64_t hash, const void *data, size_t n) {
     const unsigned char *p = data;
-    for (size_t i = 0; i < n; i++) hash = (hash ^ p[i]) * 0x100000001b3u;
+    for (size_t i = 0; i < n; i++)
+        hash = (hash ^ p[i]) * 0x100000001b3u;
     return sy_hash_add(hash, n);
 }
 

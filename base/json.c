@@ -20,8 +20,9 @@ sy_status sy_read_file(const char *path, uint64_t max_bytes, char **out, size_t 
     if (fstat(fd, &info) != 0) SY_FAIL(SY_ERR_IO, "%s: %s", path, strerror(errno));
     if (!S_ISREG(info.st_mode)) SY_FAIL(SY_ERR_IO, "%s: expected a regular file", path);
     if ((uint64_t)info.st_size > max_bytes)
-        SY_FAIL(SY_ERR_FORMAT, "%s: %lld bytes; at most %llu are accepted for this kind of file",
-                path, (long long)info.st_size, (unsigned long long)max_bytes);
+        SY_FAIL(SY_ERR_FORMAT,
+                "%s: %lld bytes; at most %llu are accepted for this kind of file", path,
+                (long long)info.st_size, (unsigned long long)max_bytes);
 
     size_t size = (size_t)info.st_size;
     data = malloc(size + 1);
@@ -50,10 +51,14 @@ bool sy_utf8_valid(const char *text, size_t size) {
         if (c < 0x80) continue;
         int more;
         unsigned lowest;
-        if (c >= 0xc2 && c <= 0xdf) more = 1, lowest = 0x80, c &= 0x1f;
-        else if (c >= 0xe0 && c <= 0xef) more = 2, lowest = 0x800, c &= 0x0f;
-        else if (c >= 0xf0 && c <= 0xf4) more = 3, lowest = 0x10000, c &= 0x07;
-        else return false;
+        if (c >= 0xc2 && c <= 0xdf)
+            more = 1, lowest = 0x80, c &= 0x1f;
+        else if (c >= 0xe0 && c <= 0xef)
+            more = 2, lowest = 0x800, c &= 0x0f;
+        else if (c >= 0xf0 && c <= 0xf4)
+            more = 3, lowest = 0x10000, c &= 0x07;
+        else
+            return false;
         if (end - p < more) return false;
         for (; more > 0; more--, p++) {
             if ((*p & 0xc0) != 0x80) return false;
@@ -73,7 +78,8 @@ static sy_status prescan(const char *text, size_t size, const char *name, bool *
     for (size_t i = 0; i < size; i++) {
         char c = text[i];
         digits = c >= '0' && c <= '9' ? digits + 1 : 0;
-        if (digits == 19) *has_big_int = true; /* may fit still; then a real is read, harmless */
+        if (digits == 19)
+            *has_big_int = true; /* may fit still; then a real is read, harmless */
         if (c == '"') {
             for (i++; i < size && text[i] != '"'; i++)
                 if (text[i] == '\\') i++;
@@ -90,8 +96,7 @@ static sy_status prescan(const char *text, size_t size, const char *name, bool *
 
 sy_status sy_json_parse(const char *text, size_t size, const char *name, json_t **out) {
     *out = NULL;
-    if (!sy_utf8_valid(text, size))
-        return sy_fail(SY_ERR_FORMAT, "%s: not valid UTF-8", name);
+    if (!sy_utf8_valid(text, size)) return sy_fail(SY_ERR_FORMAT, "%s: not valid UTF-8", name);
     bool has_big_int;
     sy_status st = prescan(text, size, name, &has_big_int);
     if (st != SY_OK) return st;
@@ -121,14 +126,22 @@ sy_status sy_json_load(const char *path, uint64_t max_bytes, json_t **out) {
 const char *sy_json_type_name(const json_t *value) {
     if (value == NULL) return "nothing";
     switch (json_typeof(value)) {
-    case JSON_OBJECT: return "object";
-    case JSON_ARRAY: return "array";
-    case JSON_STRING: return "string";
-    case JSON_INTEGER: return "integer";
-    case JSON_REAL: return "real";
-    case JSON_TRUE: return "true";
-    case JSON_FALSE: return "false";
-    default: return "null";
+    case JSON_OBJECT:
+        return "object";
+    case JSON_ARRAY:
+        return "array";
+    case JSON_STRING:
+        return "string";
+    case JSON_INTEGER:
+        return "integer";
+    case JSON_REAL:
+        return "real";
+    case JSON_TRUE:
+        return "true";
+    case JSON_FALSE:
+        return "false";
+    default:
+        return "null";
     }
 }
 
@@ -150,8 +163,12 @@ static const json_t *member(const json_t *object, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
-sy_status sy_json_get_int(const json_t *object, const char *where, const char *key, int64_t min,
-                          int64_t max, int64_t *out) {
+sy_status sy_json_get_int(const json_t *object,
+                          const char *where,
+                          const char *key,
+                          int64_t min,
+                          int64_t max,
+                          int64_t *out) {
     const json_t *value = member(object, key);
     int64_t n;
     if (value == NULL) return SY_OK;
@@ -165,8 +182,8 @@ sy_status sy_json_get_int(const json_t *object, const char *where, const char *k
     return SY_OK;
 }
 
-sy_status sy_json_get_real(const json_t *object, const char *where, const char *key,
-                           double *out) {
+sy_status
+sy_json_get_real(const json_t *object, const char *where, const char *key, double *out) {
     const json_t *value = member(object, key);
     if (value == NULL) return SY_OK;
     if (!json_is_number(value))
@@ -176,18 +193,19 @@ sy_status sy_json_get_real(const json_t *object, const char *where, const char *
     return SY_OK;
 }
 
-sy_status sy_json_get_bool(const json_t *object, const char *where, const char *key, bool *out) {
+sy_status
+sy_json_get_bool(const json_t *object, const char *where, const char *key, bool *out) {
     const json_t *value = member(object, key);
     if (value == NULL) return SY_OK;
     if (!json_is_boolean(value))
-        return sy_fail(SY_ERR_FORMAT, "%s: \"%s\": expected true or false, found %s", where, key,
-                       sy_json_type_name(value));
+        return sy_fail(SY_ERR_FORMAT, "%s: \"%s\": expected true or false, found %s", where,
+                       key, sy_json_type_name(value));
     *out = json_is_true(value);
     return SY_OK;
 }
 
-sy_status sy_json_get_string(const json_t *object, const char *where, const char *key,
-                             const char **out) {
+sy_status
+sy_json_get_string(const json_t *object, const char *where, const char *key, const char **out) {
     const json_t *value = member(object, key);
     if (value == NULL) return SY_OK;
     if (!json_is_string(value))

@@ -39,12 +39,18 @@ bool sy_utf8_valid(const char *text, size_t size);
 /* Typed members of an object. An absent or null member leaves *out untouched and is SY_OK, so
  * set the default first; a member of another type is an error naming `where`.key, what was
  * expected and what was found. Booleans are never numbers. */
-sy_status sy_json_get_int(const json_t *object, const char *where, const char *key, int64_t min,
-                          int64_t max, int64_t *out);
-sy_status sy_json_get_real(const json_t *object, const char *where, const char *key,
-                           double *out);
+sy_status sy_json_get_int(const json_t *object,
+                          const char *where,
+                          const char *key,
+                          int64_t min,
+                          int64_t max,
+                          int64_t *out);
+sy_status
+sy_json_get_real(const json_t *object, const char *where, const char *key, double *out);
 sy_status sy_json_get_bool(const json_t *object, const char *where, const char *key, bool *out);
-sy_status sy_json_get_string(const json_t *object, const char *where, const char *key,
+sy_status sy_json_get_string(const json_t *object,
+                             const char *where,
+                             const char *key,
                              const char **out); /* borrowed from the object */
 
 /* True if the value is a number without a fraction that fits int64_t. */

@@ -112,7 +112,8 @@ void sy_pool_destroy(sy_pool *pool) {
     if (pool == NULL) return;
     pool->stop = true;
     sy_doorbell_ring(&pool->start);
-    for (int i = 1; i <= pool->n_started; i++) pthread_join(pool->worker[i], NULL);
+    for (int i = 1; i <= pool->n_started; i++)
+        pthread_join(pool->worker[i], NULL);
     free(pool->worker);
     free(pool);
 }

@@ -30,8 +30,8 @@ void sy_pool_run(sy_pool *pool, sy_pool_fn fn, void *arg);
 void sy_pool_barrier(sy_pool *pool);
 
 /* The contiguous share [*begin, *end) of n units that belongs to a thread. */
-static inline void sy_pool_share(int64_t n, int thread, int n_threads, int64_t *begin,
-                                 int64_t *end) {
+static inline void
+sy_pool_share(int64_t n, int thread, int n_threads, int64_t *begin, int64_t *end) {
     *begin = n * thread / n_threads;
     *end = n * (thread + 1) / n_threads;
 }

@@ -51,7 +51,8 @@ void sy_status_context(const char *format, ...) {
     joined[used++] = ':';
     joined[used++] = ' ';
     size_t rest = strlen(last_error.text);
-    if (rest > sizeof joined - used - 1) rest = sizeof joined - used - 1; /* cut, never overrun */
+    if (rest > sizeof joined - used - 1)
+        rest = sizeof joined - used - 1; /* cut, never overrun */
     memcpy(joined + used, last_error.text, rest);
     joined[used + rest] = '\0';
     memcpy(last_error.text, joined, used + rest + 1);

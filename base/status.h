@@ -15,6 +15,7 @@
 #define SY_BASE_STATUS_H
 
 /* name, process exit code, short description (also the table in the README) */
+/* clang-format off */
 #define SY_STATUS_LIST(X)                                                                        \
     X(SY_OK, 0, "success")                                                                       \
     X(SY_ERR_INTERNAL, 1, "a fault in switchyard itself")                                        \
@@ -26,6 +27,7 @@
     X(SY_ERR_COMM, 7, "communication between the ranks failed")                                  \
     X(SY_ERR_PEER, 8, "a rank died, hung or failed")                                             \
     X(SY_ERR_INTERRUPTED, 130, "interrupted by the user")
+/* clang-format on */
 
 typedef enum sy_status {
 #define X(name, exit_code, text) name,
@@ -58,17 +60,17 @@ void sy_status_save(sy_error_text *out);
 void sy_status_restore(const sy_error_text *saved);
 
 /* Go to `done` with the status of a failed call. */
-#define SY_TRY(call)                                                                             \
-    do {                                                                                         \
-        st = (call);                                                                             \
-        if (st != SY_OK) goto done;                                                              \
+#define SY_TRY(call)                                                                           \
+    do {                                                                                       \
+        st = (call);                                                                           \
+        if (st != SY_OK) goto done;                                                            \
     } while (0)
 
 /* Fail at the origin: store the text and go to `done`. */
-#define SY_FAIL(code, ...)                                                                       \
-    do {                                                                                         \
-        st = sy_fail((code), __VA_ARGS__);                                                       \
-        goto done;                                                                               \
+#define SY_FAIL(code, ...)                                                                     \
+    do {                                                                                       \
+        st = sy_fail((code), __VA_ARGS__);                                                     \
+        goto done;                                                                             \
     } while (0)
 
 #endif

@@ -64,7 +64,8 @@ enum { SY_MAX_TOP_K = 64, SY_MAX_EXPERTS = 65535 };
 typedef struct sy_layer_spec {
     sy_attn_spec attn;
     sy_ffn_spec ffn;
-    float norm_eps; /* of input norm, FFN norm and q/k norms; float32 RMS norm, x*w, one rounding */
+    float
+        norm_eps; /* of input norm, FFN norm and q/k norms; float32 RMS norm, x*w, one rounding */
 } sy_layer_spec;
 
 #endif

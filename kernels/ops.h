@@ -49,10 +49,12 @@
 #include "kernels/layer.h"
 
 enum { SY_NUMERICS_VERSION = 1 };
-enum { SY_PAGE_TOKENS = 64 };  /* tokens of a KV page; pages start at absolute multiples      */
-enum { SY_PACK_ROWS = 64 };    /* pack() takes output rows in groups of this many              */
-enum { SY_LEAF = 256 };        /* values per leaf of a split K                                 */
-enum { SY_ATTEND_LEAF = 512 }; /* tokens per leaf of attention state on the CPU                */
+enum { SY_PAGE_TOKENS = 64 }; /* tokens of a KV page; pages start at absolute multiples      */
+enum { SY_PACK_ROWS = 64 };   /* pack() takes output rows in groups of this many              */
+enum { SY_LEAF = 256 };       /* values per leaf of a split K                                 */
+enum {
+    SY_ATTEND_LEAF = 512
+}; /* tokens per leaf of attention state on the CPU                */
 
 typedef struct sy_backend sy_backend;
 typedef struct sy_limits sy_limits;
@@ -94,8 +96,9 @@ typedef struct sy_kv_layer {
 /* Consecutive tokens of one sequence in a step: rows [first_row, first_row + n_rows). */
 typedef struct sy_span {
     int first_row, n_rows;
-    int64_t position;     /* absolute position of the first row            */
-    const int32_t *pages; /* page id of positions [64 i, 64 i + 64), for all up to the last row */
+    int64_t position; /* absolute position of the first row            */
+    const int32_t
+        *pages; /* page id of positions [64 i, 64 i + 64), for all up to the last row */
 } sy_span;
 
 /* The tokens of this rank in this step. */
@@ -170,8 +173,10 @@ typedef struct sy_ops {
     /* Memory of the device that the steps work on: zeroed, 64-byte aligned. */
     sy_status (*alloc)(sy_backend *be, void *out, uint64_t bytes, const char *what);
     void (*free)(sy_backend *be, void *ptr, uint64_t bytes);
-    sy_status (*write)(sy_backend *be, void *device, const void *host, uint64_t bytes, sy_stream *s);
-    sy_status (*read)(sy_backend *be, void *host, const void *device, uint64_t bytes, sy_stream *s);
+    sy_status (
+        *write)(sy_backend *be, void *device, const void *host, uint64_t bytes, sy_stream *s);
+    sy_status (
+        *read)(sy_backend *be, void *host, const void *device, uint64_t bytes, sy_stream *s);
 
     /* Weights. stored_dtype: how a file's dtype is kept under this run's activations.
      * matrix_bytes: device bytes of a matrix (data ignored), a multiple of 64; UINT64_MAX on
@@ -181,62 +186,132 @@ typedef struct sy_ops {
      * the same time. */
     sy_dtype (*stored_dtype)(const sy_backend *be, sy_dtype file_dtype);
     uint64_t (*matrix_bytes)(const sy_backend *be, const sy_matrix *m);
-    sy_status (*pack)(sy_backend *be, const sy_matrix *m, int part, int64_t row0, int64_t n_rows,
-                      const void *src, sy_dtype src_dtype);
+    sy_status (*pack)(sy_backend *be,
+                      const sy_matrix *m,
+                      int part,
+                      int64_t row0,
+                      int64_t n_rows,
+                      const void *src,
+                      sy_dtype src_dtype);
 
     uint64_t (*kv_page_bytes)(const sy_backend *be, const sy_attn_spec *attn);
     /* Scratch the steps need for batches of at most max_rows tokens and max_pairs pairs. */
     sy_status (*reserve)(sy_backend *be, const sy_limits *limits);
 
     /* x[t] = table[ids[t]];  x [T, H] f32 */
-    sy_status (*embed)(sy_backend *be, const sy_matrix *table, const sy_batch *b, float *x,
+    sy_status (*embed)(sy_backend *be,
+                       const sy_matrix *table,
+                       const sy_batch *b,
+                       float *x,
                        sy_stream *s);
     /* norm, q k v, q/k norm, clip, rotary, append k and v to the pages;  q [T, A*D] act */
-    sy_status (*attn_in)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                         const sy_rope_table *rope, const sy_batch *b, const float *x, void *q,
-                         const sy_kv_layer *kv, sy_stream *s);
+    sy_status (*attn_in)(sy_backend *be,
+                         const sy_layer_spec *spec,
+                         const sy_layer_weights *w,
+                         const sy_rope_table *rope,
+                         const sy_batch *b,
+                         const float *x,
+                         void *q,
+                         const sy_kv_layer *kv,
+                         sy_stream *s);
     /* causal attention of each row over its own sequence;  o [T, A*D] act */
-    sy_status (*attend)(sy_backend *be, const sy_layer_spec *spec, const sy_batch *b,
-                        const void *q, const sy_kv_layer *kv, void *o, sy_stream *s);
+    sy_status (*attend)(sy_backend *be,
+                        const sy_layer_spec *spec,
+                        const sy_batch *b,
+                        const void *q,
+                        const sy_kv_layer *kv,
+                        void *o,
+                        sy_stream *s);
     /* x += o W_o^T */
-    sy_status (*attn_out)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                          int64_t n_rows, const void *o, float *x, sy_stream *s);
+    sy_status (*attn_out)(sy_backend *be,
+                          const sy_layer_spec *spec,
+                          const sy_layer_weights *w,
+                          int64_t n_rows,
+                          const void *o,
+                          float *x,
+                          sy_stream *s);
     /* xn = norm(x) [T, H] act; choice of K experts per row, falling score, lowest index first on
      * ties; expert [T, K], weight [T, K]. `forced` [T, K] or NULL replaces the choice: weights
      * are then this run's scores of the forced experts. A NaN score counts as -inf. */
-    sy_status (*route)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                       int64_t n_rows, const float *x, void *xn, const int32_t *forced,
-                       int32_t *expert, float *weight, sy_stream *s);
+    sy_status (*route)(sy_backend *be,
+                       const sy_layer_spec *spec,
+                       const sy_layer_weights *w,
+                       int64_t n_rows,
+                       const float *x,
+                       void *xn,
+                       const int32_t *forced,
+                       int32_t *expert,
+                       float *weight,
+                       sy_stream *s);
     /* dst[i] = row ref[i];  rows of row_bytes bytes */
-    sy_status (*pack_rows)(sy_backend *be, int64_t n_rows, int64_t row_bytes,
-                           const sy_row_ref *ref, const void *const *chunk, void *dst,
+    sy_status (*pack_rows)(sy_backend *be,
+                           int64_t n_rows,
+                           int64_t row_bytes,
+                           const sy_row_ref *ref,
+                           const void *const *chunk,
+                           void *dst,
                            sy_stream *s);
     /* h = act(rows W_gate^T, rows W_up^T) [P, F] act */
-    sy_status (*experts_up)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                            const sy_expert_rows *rows, void *h, sy_stream *s);
+    sy_status (*experts_up)(sy_backend *be,
+                            const sy_layer_spec *spec,
+                            const sy_layer_weights *w,
+                            const sy_expert_rows *rows,
+                            void *h,
+                            sy_stream *s);
     /* y = h W_down^T [P, H] f32 */
-    sy_status (*experts_down)(sy_backend *be, const sy_layer_spec *spec,
-                              const sy_layer_weights *w, const sy_expert_rows *rows,
-                              const void *h, float *y, sy_stream *s);
+    sy_status (*experts_down)(sy_backend *be,
+                              const sy_layer_spec *spec,
+                              const sy_layer_weights *w,
+                              const sy_expert_rows *rows,
+                              const void *h,
+                              float *y,
+                              sy_stream *s);
     /* the combine tree, see sy_tree_job */
     sy_status (*unpack)(sy_backend *be, const sy_tree_job *job, sy_stream *s);
     /* norm(x) given as xn [T, H] act (from ffn_in);  y [T, H] f32 = the dense FFN or shared
      * expert, not added to x;  h is scratch [T, inter] act */
-    sy_status (*dense_ffn)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                           int64_t n_rows, const void *xn, void *h, float *y, sy_stream *s);
+    sy_status (*dense_ffn)(sy_backend *be,
+                           const sy_layer_spec *spec,
+                           const sy_layer_weights *w,
+                           int64_t n_rows,
+                           const void *xn,
+                           void *h,
+                           float *y,
+                           sy_stream *s);
     /* xn = norm(x) for a layer without router */
-    sy_status (*ffn_in)(sy_backend *be, const sy_layer_spec *spec, const sy_layer_weights *w,
-                        int64_t n_rows, const float *x, void *xn, sy_stream *s);
+    sy_status (*ffn_in)(sy_backend *be,
+                        const sy_layer_spec *spec,
+                        const sy_layer_weights *w,
+                        int64_t n_rows,
+                        const float *x,
+                        void *xn,
+                        sy_stream *s);
     /* x += y [T, H] */
-    sy_status (*add)(sy_backend *be, int64_t n_rows, int64_t width, const float *y, float *x,
+    sy_status (*add)(sy_backend *be,
+                     int64_t n_rows,
+                     int64_t width,
+                     const float *y,
+                     float *x,
                      sy_stream *s);
     /* final norm of the rows row[i] and lm_head;  logits [n, V] f32 */
-    sy_status (*head)(sy_backend *be, const float *norm, float norm_eps, const sy_matrix *lm_head,
-                      int64_t n, const int32_t *row, const float *x, float *logits, sy_stream *s);
+    sy_status (*head)(sy_backend *be,
+                      const float *norm,
+                      float norm_eps,
+                      const sy_matrix *lm_head,
+                      int64_t n,
+                      const int32_t *row,
+                      const float *x,
+                      float *logits,
+                      sy_stream *s);
     /* token[i] from logits[i] [V] under params[i]; ids >= n_valid (no such token in the
      * tokenizer) are never chosen; logits is left as it is. */
-    sy_status (*sample)(sy_backend *be, int64_t n, int64_t vocab, int64_t n_valid,
-                        const float *logits, const sy_sample_params *params, int32_t *token,
+    sy_status (*sample)(sy_backend *be,
+                        int64_t n,
+                        int64_t vocab,
+                        int64_t n_valid,
+                        const float *logits,
+                        const sy_sample_params *params,
+                        int32_t *token,
                         sy_stream *s);
 } sy_ops;
 
@@ -263,8 +338,8 @@ const char *sy_cpu_isa_name(const sy_backend *be); /* the chosen one */
 /* cos and sin for positions [0, n_positions): angle = (float)position * (float)inv_freq[i],
  * inv_freq[i] = theta^(-2i/rotary_dim) in float64 rounded to float32, cos and sin of that float32
  * in float64 by own polynomials, rounded to float32. Owns its memory; free with _destroy. */
-sy_status sy_rope_table_create(int64_t n_positions, int rotary_dim, double theta,
-                               sy_rope_table **out);
+sy_status
+sy_rope_table_create(int64_t n_positions, int rotary_dim, double theta, sy_rope_table **out);
 void sy_rope_table_destroy(sy_rope_table *table);
 
 #endif

@@ -10,10 +10,10 @@ typedef struct sy_answer {
     const char *const *stop;       /* borrowed */
     int n_stops;
     sy_decoder decoder;
-    sy_ids ids;    /* what was generated, an end token included */
-    sy_text text;  /* what may be shown so far */
-    sy_text held;  /* the start of what may become a stop string */
-    bool stopped;  /* a stop string was met */
+    sy_ids ids;   /* what was generated, an end token included */
+    sy_text text; /* what may be shown so far */
+    sy_text held; /* the start of what may become a stop string */
+    bool stopped; /* a stop string was met */
 } sy_answer;
 
 /* Adds a token; an end token (is_end) adds to the ids only. What may be shown is appended to

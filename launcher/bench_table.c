@@ -41,27 +41,34 @@ sy_status sy_bench_print_head(const char *format) {
         "|---|---:|---|---|---:|---:|---:|---:|---:|---:|\n");
 }
 
-static sy_status print_markdown(const sy_model_spec *spec, const sy_weights *weights,
-                                const sy_bench_row *r, spread rate, spread gb, spread bound,
+static sy_status print_markdown(const sy_model_spec *spec,
+                                const sy_weights *weights,
+                                const sy_bench_row *r,
+                                spread rate,
+                                spread gb,
+                                spread bound,
                                 spread share) {
     char size[32], read[32], reached[32] = "", limit[64];
     if (!r->is_prefill) snprintf(reached, sizeof reached, "%.1f", gb.median);
     if (r->is_prefill)
-        snprintf(limit, sizeof limit, "%.2f of %.0f GFLOP/s", share.median, bound.median * 1e-9);
-    else snprintf(limit, sizeof limit, "%.2f of %.1f GB/s", share.median, bound.median * 1e-9);
-    return sy_out_printf("| %s | %s | %d x %d | %s %" PRId64 " | %" PRId64
-                         " | %.2f | %.2f - %.2f | %s | %s | %s |\n",
-                         spec->family, sy_format_bytes(size, sizeof size, weights->bytes),
-                         r->n_ranks, r->n_threads, r->is_prefill ? "prefill" : "decode",
-                         r->n_tokens, r->n_batch, rate.median, rate.least, rate.most,
-                         r->is_prefill ? ""
-                                       : sy_format_bytes(read, sizeof read,
-                                                         (uint64_t)r->bytes_per_token),
-                         reached, limit);
+        snprintf(limit, sizeof limit, "%.2f of %.0f GFLOP/s", share.median,
+                 bound.median * 1e-9);
+    else
+        snprintf(limit, sizeof limit, "%.2f of %.1f GB/s", share.median, bound.median * 1e-9);
+    return sy_out_printf(
+        "| %s | %s | %d x %d | %s %" PRId64 " | %" PRId64
+        " | %.2f | %.2f - %.2f | %s | %s | %s |\n",
+        spec->family, sy_format_bytes(size, sizeof size, weights->bytes), r->n_ranks,
+        r->n_threads, r->is_prefill ? "prefill" : "decode", r->n_tokens, r->n_batch,
+        rate.median, rate.least, rate.most,
+        r->is_prefill ? "" : sy_format_bytes(read, sizeof read, (uint64_t)r->bytes_per_token),
+        reached, limit);
 }
 
-sy_status sy_bench_print_row(const char *format, const sy_model_spec *spec,
-                             const sy_weights *weights, const sy_bench_row *r) {
+sy_status sy_bench_print_row(const char *format,
+                             const sy_model_spec *spec,
+                             const sy_weights *weights,
+                             const sy_bench_row *r) {
     spread rate = spread_of(r->rate, r->n_repetitions);
     spread gb = spread_of(r->gb_per_s, r->n_repetitions);
     spread bound = spread_of(r->bound, r->n_repetitions);
@@ -84,7 +91,8 @@ sy_status sy_bench_print_row(const char *format, const sy_model_spec *spec,
             spec->family, weights->bytes, r->n_ranks, r->n_threads, test, r->n_batch,
             r->n_tokens, rate.median, rate.least, rate.most, r->bytes_per_token, gb.median,
             bound.median, share.median);
-    else st = print_markdown(spec, weights, r, rate, gb, bound, share);
+    else
+        st = print_markdown(spec, weights, r, rate, gb, bound, share);
     return st == SY_OK ? sy_out_flush() : st;
 }
 
@@ -92,6 +100,7 @@ sy_status sy_bench_print_end(const char *format) {
     if (!is_format(format, "markdown")) return SY_OK;
     return sy_out_printf(
         "\nEach test ran once to warm up, then as often as -r says; figures are medians. The "
-        "bound of decode is\nthe read bandwidth, that of prefill the multiply rate, both probed "
+        "bound of decode is\nthe read bandwidth, that of prefill the multiply rate, both "
+        "probed "
         "just before each repetition.\n");
 }

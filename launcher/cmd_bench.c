@@ -47,7 +47,8 @@ done:
 
 static int64_t largest(const int64_t *list, int64_t n) {
     int64_t most = 0;
-    for (int64_t i = 0; i < n; i++) most = sy_max(most, list[i]);
+    for (int64_t i = 0; i < n; i++)
+        most = sy_max(most, list[i]);
     return most;
 }
 
@@ -72,15 +73,16 @@ static sy_status open_engine(bench *b) {
                               .max_pages = per_rank * sy_kv_pages(context),
                               .per_rank = (int)per_rank,
                               .chunk = sy_max(b->options->chunk, per_rank),
-                              .max_outputs = per_rank, .ignore_eos = true};
+                              .max_outputs = per_rank,
+                              .ignore_eos = true};
     SY_TRY(sy_session_engine(b->session, wish));
 done:
     return st;
 }
 
 /* One run of n_batch sequences; stats on rank 0. */
-static sy_status run_once(bench *b, int64_t n_batch, int64_t n_prompt, int64_t n_gen,
-                          sy_engine_stats *stats) {
+static sy_status
+run_once(bench *b, int64_t n_batch, int64_t n_prompt, int64_t n_gen, sy_engine_stats *stats) {
     sy_status st = SY_OK;
     const sy_engine_events events = {on_token, on_step, NULL, NULL};
     sy_request *requests = calloc((size_t)n_batch, sizeof *requests);
@@ -129,9 +131,11 @@ static void count_reads(const sy_weights *w, int n_layers, int64_t *fixed, int64
     *expert = 0;
     for (int l = 0; l < n_layers; l++) {
         const sy_layer_weights *layer = &w->layer[l];
-        const sy_matrix *const m[] = {&layer->q, &layer->k, &layer->v, &layer->o,
-                                      &layer->router, &layer->ffn_gate_up, &layer->ffn_down};
-        for (size_t i = 0; i < sizeof m / sizeof m[0]; i++) *fixed += matrix_bytes(m[i]);
+        const sy_matrix *const m[] = {&layer->q,       &layer->k,      &layer->v,
+                                      &layer->o,       &layer->router, &layer->ffn_gate_up,
+                                      &layer->ffn_down};
+        for (size_t i = 0; i < sizeof m / sizeof m[0]; i++)
+            *fixed += matrix_bytes(m[i]);
         if (layer->n_slots > 0)
             *expert = matrix_bytes(&layer->gate_up[0]) + matrix_bytes(&layer->down[0]);
     }
@@ -167,9 +171,9 @@ static double prefill_flops(const sy_model_spec *spec, double n) {
         const sy_attn_spec *a = &spec->layer[l].attn;
         const sy_ffn_spec *f = &spec->layer[l].ffn;
         double q = (double)a->heads * a->head_dim, kv = (double)a->kv_heads * a->head_dim;
-        double ffn = f->kind == SY_FFN_MOE ? 3.0 * (f->top_k * f->inter + f->shared_inter) +
-                                                 f->experts
-                                           : 3.0 * f->inter;
+        double ffn = f->kind == SY_FFN_MOE
+                         ? 3.0 * (f->top_k * f->inter + f->shared_inter) + f->experts
+                         : 3.0 * f->inter;
         weights += spec->hidden * (2 * q + 2 * kv + ffn) + q * n; /* q * n: 2 * q * n / 2 */
     }
     return 2 * (weights * n + (double)spec->hidden * spec->vocab);
@@ -183,15 +187,20 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
     sy_session *s = b->session;
     sy_bench_row *row = &b->row;
     int reps = (int)sy_min(b->options->repetitions, SY_BENCH_MAX_REPETITIONS);
-    *row = (sy_bench_row){.n_batch = n_batch, .n_tokens = n, .is_prefill = kind == PREFILL,
-                          .n_ranks = s->n_ranks, .n_threads = s->n_threads};
+    *row = (sy_bench_row){.n_batch = n_batch,
+                          .n_tokens = n,
+                          .is_prefill = kind == PREFILL,
+                          .n_ranks = s->n_ranks,
+                          .n_threads = s->n_threads};
     for (int i = -1; i < reps; i++) { /* -1: a warm-up that is not counted */
         sy_engine_stats stats = {0};
         double bandwidth, flops, bytes;
         SY_TRY(probe(b, &bandwidth, &flops));
         sy_loads_reset(sy_engine_runner(s->engine)->loads);
-        if (kind == PREFILL) SY_TRY(run_once(b, n_batch, n, 1, &stats));
-        else SY_TRY(run_once(b, n_batch, 1, n + 1, &stats));
+        if (kind == PREFILL)
+            SY_TRY(run_once(b, n_batch, n, 1, &stats));
+        else
+            SY_TRY(run_once(b, n_batch, 1, n + 1, &stats));
         /* All ranks must leave the loop together. */
         SY_TRY(sy_comm_broadcast(s->comm, &stats, sizeof stats, 0));
         if (stats.interrupted) SY_FAIL(SY_ERR_INTERRUPTED, "interrupted");
@@ -234,7 +243,8 @@ done:
 sy_status sy_cmd_bench(const sy_options *options) {
     sy_status st = SY_OK;
     sy_session session;
-    bench b = {.options = options, .session = &session,
+    bench b = {.options = options,
+               .session = &session,
                .format = options->json ? "json" : options->format};
 
     SY_TRY(sy_session_open(options, &session));

@@ -22,7 +22,8 @@ static sy_status write_header(FILE *f, const char *path, int64_t rows, int64_t c
     char dict[128], block[256];
     int n = snprintf(dict, sizeof dict,
                      "{'descr': '<f4', 'fortran_order': False, 'shape': (%" PRId64 ", %" PRId64
-                     "), }", rows, columns);
+                     "), }",
+                     rows, columns);
     size_t total = (size_t)sy_round_up(10 + n + 1, 64), length = total - 10;
     memset(block, ' ', sizeof block);
     memcpy(block, "\x93NUMPY\x01\x00", 8);
@@ -58,11 +59,13 @@ static sy_status parse_ids(const sy_session *s, int32_t **out, int64_t *n) {
     if (s->options->out == NULL) SY_FAIL(SY_ERR_USAGE, "logits needs --out FILE.npy");
     SY_TRY(sy_parse_int_list(s->options->ids, "--ids", 0, s->spec->vocab - 1, &wide, n));
     if (*n > s->spec->max_position)
-        SY_FAIL(SY_ERR_USAGE, "--ids: %" PRId64 " ids are beyond the model's context of %" PRId64,
-                *n, s->spec->max_position);
+        SY_FAIL(SY_ERR_USAGE,
+                "--ids: %" PRId64 " ids are beyond the model's context of %" PRId64, *n,
+                s->spec->max_position);
     *out = calloc((size_t)*n, sizeof **out);
     if (*out == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for the ids");
-    for (int64_t i = 0; i < *n; i++) (*out)[i] = (int32_t)wide[i];
+    for (int64_t i = 0; i < *n; i++)
+        (*out)[i] = (int32_t)wide[i];
 done:
     free(wide);
     return st;
@@ -102,7 +105,9 @@ sy_status sy_cmd_logits(const sy_options *options) {
     if (options->routes != NULL)
         SY_TRY(sy_comm_agree(session.comm,
                              sy_routes_load(options->routes, session.spec, n, &routes)));
-    sy_engine_options wish = {.max_context = n, .max_pages = sy_kv_pages(n), .per_rank = 1,
+    sy_engine_options wish = {.max_context = n,
+                              .max_pages = sy_kv_pages(n),
+                              .per_rank = 1,
                               .chunk = sy_min(options->chunk, n)};
     wish.max_outputs = wish.chunk;
     SY_TRY(sy_session_engine(&session, wish));

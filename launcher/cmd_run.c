@@ -35,14 +35,17 @@ typedef struct run {
     request_state *state;
     double begin;
     int n_finished, next_shown; /* several prompts are shown in their order */
-    sy_status out; /* of writing results: a closed stdout ends the run */
+    sy_status out;              /* of writing results: a closed stdout ends the run */
     sy_error_text out_text;
 } run;
 
 static sy_sample_params sampling_of(const run *r, int i) {
     const sy_options *o = r->options;
-    sy_sample_params p = {.temperature = (float)o->temperature, .top_k = (int)o->top_k,
-                          .top_p = (float)o->top_p, .min_p = (float)o->min_p, .seed = o->seed};
+    sy_sample_params p = {.temperature = (float)o->temperature,
+                          .top_k = (int)o->top_k,
+                          .top_p = (float)o->top_p,
+                          .min_p = (float)o->min_p,
+                          .seed = o->seed};
     const sy_sampling_defaults *d = &r->session->spec->sampling;
     if (o->sampling != NULL) { /* "model" */
         p.temperature = d->do_sample == 0 ? 0 : d->temperature >= 0 ? (float)d->temperature : 1;
@@ -90,10 +93,12 @@ static sy_status prepare(run *r, int64_t *context) {
         SY_FAIL(SY_ERR_MEMORY, "no memory for %d prompts", r->prompts.n);
     for (int i = 0; i < r->prompts.n; i++) {
         const sy_ids *ids = &r->prompts.prompt[i].ids;
-        r->request[i] = (sy_request){.prompt = ids->id, .n_prompt = (int64_t)ids->n,
+        r->request[i] = (sy_request){.prompt = ids->id,
+                                     .n_prompt = (int64_t)ids->n,
                                      .max_tokens = r->options->max_tokens,
                                      .sampling = sampling_of(r, i)};
-        r->state[i].answer = (sy_answer){.tokenizer = s->tokenizer, .stop = r->options->stop,
+        r->state[i].answer = (sy_answer){.tokenizer = s->tokenizer,
+                                         .stop = r->options->stop,
                                          .n_stops = r->options->n_stops};
     }
 done:
@@ -116,8 +121,8 @@ static sy_status print_json(const run *r, int i) {
         json_array_append_new(ids, json_integer(q->answer.ids.id[k]));
     for (int64_t k = 0; k < r->request[i].n_prompt; k++)
         json_array_append_new(prompt_ids, json_integer(r->request[i].prompt[k]));
-    json_t *text = json_stringn(q->answer.text.n > 0 ? q->answer.text.data : "",
-                                q->answer.text.n);
+    json_t *text =
+        json_stringn(q->answer.text.n > 0 ? q->answer.text.data : "", q->answer.text.n);
     json_t *o = json_pack("{s:i, s:o, s:o, s:o, s:s, s:{s:f, s:f}}", "prompt", i, "prompt_ids",
                           prompt_ids, "ids", ids, "text", text == NULL ? json_null() : text,
                           "finish_reason", q->finish, "timings", "first_token_s",
@@ -169,10 +174,11 @@ static bool on_token(void *context, int i, const sy_token *token) {
     if (r->prompts.n == 1 && !r->options->json) show_text(r, i);
     bool stop = q->answer.stopped || token->is_last || r->out != SY_OK;
     if (stop)
-        finish_request(r, i, q->answer.stopped ? "stop_string"
-                             : token->is_end   ? "end_token"
-                             : token->is_last  ? "length"
-                                               : "output_closed");
+        finish_request(r, i,
+                       q->answer.stopped ? "stop_string"
+                       : token->is_end   ? "end_token"
+                       : token->is_last  ? "length"
+                                         : "output_closed");
     return stop;
 }
 
@@ -204,8 +210,8 @@ static void print_exchange(const sy_exchange_stats *all, int n_ranks) {
         in_host += all[r].bytes_in_host;
         between += all[r].bytes_between_hosts;
     }
-    SY_INFO("exchange %s inside hosts, %s between hosts",
-            sy_format_bytes(a, sizeof a, in_host), sy_format_bytes(b, sizeof b, between));
+    SY_INFO("exchange %s inside hosts, %s between hosts", sy_format_bytes(a, sizeof a, in_host),
+            sy_format_bytes(b, sizeof b, between));
 }
 
 static void print_loads(const run *r, const uint64_t *all, int n_ranks) {
@@ -215,7 +221,8 @@ static void print_loads(const run *r, const uint64_t *all, int n_ranks) {
     if (total == NULL) return;
     double imbalance =
         sy_loads_imbalance(sy_engine_runner(r->session->engine)->loads, all, n_ranks, total);
-    for (int k = 0; k < n_ranks; k++) sum += total[k];
+    for (int k = 0; k < n_ranks; k++)
+        sum += total[k];
     line[0] = '\0';
     for (int k = 0; k < n_ranks && used + 16 < sizeof line; k++)
         used += (size_t)snprintf(line + used, sizeof line - used, " %.1f%%",
@@ -270,8 +277,8 @@ typedef struct run_shape {
 } run_shape;
 
 static sy_engine_options engine_wish(const run *r, const run_shape *shape) {
-    int64_t per_rank = sy_min(sy_ceil_div(shape->n_prompts, r->session->n_ranks),
-                              DEFAULT_PER_RANK);
+    int64_t per_rank =
+        sy_min(sy_ceil_div(shape->n_prompts, r->session->n_ranks), DEFAULT_PER_RANK);
     return (sy_engine_options){.max_context = shape->context,
                                .max_pages = per_rank * sy_kv_pages(shape->context),
                                .per_rank = (int)per_rank,
@@ -298,14 +305,15 @@ sy_status sy_cmd_run(const sy_options *options) {
     SY_TRY(sy_session_engine(&session, engine_wish(&r, &shape)));
 
     r.begin = sy_now();
-    SY_TRY(sy_session_step(&session, sy_engine_generate(session.engine, r.request, r.prompts.n,
-                                                        &events, &stats)));
+    SY_TRY(sy_session_step(
+        &session, sy_engine_generate(session.engine, r.request, r.prompts.n, &events, &stats)));
     if (session.rank == 0) end = conclude(&r, &stats);
     SY_TRY(sy_comm_agree(session.comm, end == SY_ERR_INTERRUPTED ? SY_OK : end));
     SY_TRY(summarise(&r, &stats));
     SY_TRY(sy_comm_agree(session.comm, end));
 done:
-    for (int i = 0; r.state != NULL && i < r.prompts.n; i++) sy_answer_free(&r.state[i].answer);
+    for (int i = 0; r.state != NULL && i < r.prompts.n; i++)
+        sy_answer_free(&r.state[i].answer);
     free(r.state);
     free(r.request);
     sy_prompts_free(&r.prompts);

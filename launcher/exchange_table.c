@@ -55,16 +55,20 @@ static sy_status print_row(const char *format, int n_ranks, const sy_exchange_be
                          r->exchange_gbs, mpi_us, r->alltoallv_gbs);
 }
 
-static sy_status print_rows(const sy_session *s, const sy_exchange_bench_options *o,
-                            const sy_exchange_bench_row *row, int n_rows) {
+static sy_status print_rows(const sy_session *s,
+                            const sy_exchange_bench_options *o,
+                            const sy_exchange_bench_row *row,
+                            int n_rows) {
     sy_status st = SY_OK;
     const char *format = s->options->json ? "json" : s->options->format;
     SY_TRY(print_head(format));
-    for (int i = 0; i < n_rows; i++) SY_TRY(print_row(format, s->n_ranks, &row[i]));
+    for (int i = 0; i < n_rows; i++)
+        SY_TRY(print_row(format, s->n_ranks, &row[i]));
     if (strcmp(format, "markdown") == 0)
-        SY_TRY(sy_out_printf("\nhidden %d, %d experts, top-%d, %s rows; MPI sends the same bytes, "
-                             "already packed.\n", o->hidden, o->experts, o->top_k,
-                             sy_dtype_name(s->be->act)));
+        SY_TRY(
+            sy_out_printf("\nhidden %d, %d experts, top-%d, %s rows; MPI sends the same bytes, "
+                          "already packed.\n",
+                          o->hidden, o->experts, o->top_k, sy_dtype_name(s->be->act)));
     SY_TRY(sy_out_flush());
 done:
     return st;
@@ -73,8 +77,10 @@ done:
 sy_status sy_exchange_table(sy_session *s) {
     sy_status st = SY_OK;
     sy_exchange_bench_row row[SY_EXCHANGE_BENCH_ROWS];
-    sy_exchange_bench_options o = {.hidden = DEFAULT_HIDDEN, .experts = DEFAULT_EXPERTS,
-                                   .top_k = DEFAULT_TOP_K, .seconds = 0.5,
+    sy_exchange_bench_options o = {.hidden = DEFAULT_HIDDEN,
+                                   .experts = DEFAULT_EXPERTS,
+                                   .top_k = DEFAULT_TOP_K,
+                                   .seconds = 0.5,
                                    .combine = SY_COMBINE_EXACT,
                                    .max_tokens = s->options->exchange_tokens};
     int n_rows;

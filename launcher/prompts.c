@@ -91,7 +91,8 @@ static sy_status read_ids(const char *text, int vocab, sy_prompts *p) {
     sy_prompt *prompt = NULL;
     SY_TRY(sy_parse_int_list(text, "--ids", 0, vocab - 1, &id, &n));
     SY_TRY(add(p, &prompt));
-    for (int64_t i = 0; i < n; i++) SY_TRY(sy_ids_append(&prompt->ids, (int32_t)id[i]));
+    for (int64_t i = 0; i < n; i++)
+        SY_TRY(sy_ids_append(&prompt->ids, (int32_t)id[i]));
 done:
     free(id);
     return st;
@@ -117,7 +118,9 @@ static sy_status read_texts(const sy_options *o, sy_prompts *p) {
     return st == SY_OK ? add_text(p, text, n) : st;
 }
 
-sy_status sy_prompts_read(const sy_options *o, const sy_tokenizer *tokenizer, int vocab,
+sy_status sy_prompts_read(const sy_options *o,
+                          const sy_tokenizer *tokenizer,
+                          int vocab,
                           sy_prompts *out) {
     sy_status st = SY_OK;
     *out = (sy_prompts){0};
@@ -131,11 +134,13 @@ sy_status sy_prompts_read(const sy_options *o, const sy_tokenizer *tokenizer, in
     SY_TRY(read_texts(o, out));
     for (int i = 0; i < out->n; i++) {
         sy_prompt *p = &out->prompt[i];
-        SY_TRY(sy_tokenizer_encode(tokenizer, p->text, p->n_text, SY_ENCODE_ADD_SPECIAL,
-                                   &p->ids));
+        SY_TRY(
+            sy_tokenizer_encode(tokenizer, p->text, p->n_text, SY_ENCODE_ADD_SPECIAL, &p->ids));
         if (p->ids.n == 0)
-            SY_FAIL(SY_ERR_USAGE, "prompt %d is empty, and this model has no token that begins "
-                                  "a text", i + 1);
+            SY_FAIL(SY_ERR_USAGE,
+                    "prompt %d is empty, and this model has no token that begins "
+                    "a text",
+                    i + 1);
     }
 done:
     if (st != SY_OK) sy_prompts_free(out);

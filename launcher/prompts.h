@@ -18,7 +18,9 @@ typedef struct sy_prompts {
 
 /* tokenizer NULL: only --ids works. Ids are checked against vocab. An empty prompt (no text, no
  * BOS) is refused. */
-sy_status sy_prompts_read(const sy_options *options, const sy_tokenizer *tokenizer, int vocab,
+sy_status sy_prompts_read(const sy_options *options,
+                          const sy_tokenizer *tokenizer,
+                          int vocab,
                           sy_prompts *out);
 void sy_prompts_free(sy_prompts *prompts);
 

@@ -75,7 +75,8 @@ static sy_status parse_layers(const char *text, int *n_dense, int *n_moe) {
         return SY_OK;
     return sy_fail(SY_ERR_USAGE,
                    "--layers: expected a number or dense:N,moe:N with at least one MoE layer, "
-                   "found \"%s\"", text);
+                   "found \"%s\"",
+                   text);
 }
 
 static sy_status load_spec(sy_session *s) {
@@ -98,7 +99,8 @@ static sy_status place_experts(sy_session *s) {
     sy_status st = SY_OK;
     int *experts = calloc((size_t)s->spec->n_layers, sizeof *experts);
     if (experts == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
-    for (int l = 0; l < s->spec->n_layers; l++) experts[l] = s->spec->layer[l].ffn.experts;
+    for (int l = 0; l < s->spec->n_layers; l++)
+        experts[l] = s->spec->layer[l].ffn.experts;
     SY_TRY(sy_placement_contiguous(s->spec->n_layers, experts, s->n_ranks, &s->placement));
 done:
     free(experts);
@@ -158,8 +160,8 @@ static bool show_loading(void *context, double share, uint64_t bytes) {
 static sy_status load_weights(sy_session *s, sy_load_report *report) {
     int n_readers = (int)sy_min(8, sy_max(2, 2 * s->n_threads));
     if (s->options->dummy_weights)
-        return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, s->options->seed, s->n_threads,
-                                show_loading, s, &s->weights);
+        return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, s->options->seed,
+                                s->n_threads, show_loading, s, &s->weights);
     return sy_weights_load(s->be, s->spec, s->placement, s->rank, s->checkpoint, n_readers,
                            show_loading, s, report, &s->weights);
 }
@@ -211,7 +213,10 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
     wish.n_valid = n_valid;
     wish.combine = combine_mode(s->options);
 
-    sy_engine_parts parts = {.comm = s->comm, .live = s->live, .be = s->be, .spec = s->spec,
+    sy_engine_parts parts = {.comm = s->comm,
+                             .live = s->live,
+                             .be = s->be,
+                             .spec = s->spec,
                              .placement = s->placement};
     SY_TRY(sy_budget_fit(&parts, s->checkpoint, sy_mem_available(), &wish, &s->budget));
     sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);

@@ -63,7 +63,10 @@ static void shape_text(char *buf, size_t size, int rank, const int64_t *shape) {
 }
 
 /* Finds a tensor of exactly this shape and of a dtype that the kernels read. */
-static sy_status require(binder *b, const char *name, int rank, const int64_t *shape,
+static sy_status require(binder *b,
+                         const char *name,
+                         int rank,
+                         const int64_t *shape,
                          const sy_tensor_entry **out) {
     const sy_tensor_entry *t = find(b, name);
     if (t == NULL)
@@ -87,11 +90,10 @@ static sy_status require(binder *b, const char *name, int rank, const int64_t *s
 }
 
 /* Full name of a tensor of the current layer, or of the model (layer < 0). */
-__attribute__((format(printf, 3, 4)))
-static void full_name(const binder *b, char name[NAME_MAX_LENGTH], const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static void
+full_name(const binder *b, char name[NAME_MAX_LENGTH], const char *format, ...) {
     int used = 0;
-    if (b->layer >= 0)
-        used = snprintf(name, NAME_MAX_LENGTH, "model.layers.%d.", b->layer);
+    if (b->layer >= 0) used = snprintf(name, NAME_MAX_LENGTH, "model.layers.%d.", b->layer);
     va_list args;
     va_start(args, format);
     vsnprintf(name + used, (size_t)(NAME_MAX_LENGTH - used), format, args);
@@ -110,26 +112,39 @@ static sy_status bind_vector(binder *b, const char *name, int64_t n, float **out
     if (b->checkpoint != NULL) SY_TRY(require(b, name, 1, &n, &t));
     *out = sy_arena_take(b->arena, (uint64_t)n, sizeof **out);
     if (b->list != NULL)
-        SY_TRY(append(b->list, &(sy_bind_item){.tensor = t, .vector = *out, .rows = 1,
-                                               .columns = n, .seed = name_seed(name)}));
+        SY_TRY(append(b->list, &(sy_bind_item){.tensor = t,
+                                               .vector = *out,
+                                               .rows = 1,
+                                               .columns = n,
+                                               .seed = name_seed(name)}));
 done:
     return st;
 }
 
 /* Declares a matrix and takes its memory. */
-static void take_matrix(binder *b, int parts, int64_t n, int64_t k, sy_dtype file_dtype,
-                        sy_matrix *m) {
-    *m = (sy_matrix){.dtype = b->be->ops->stored_dtype(b->be, file_dtype), .parts = parts,
-                     .n = n, .k = k};
+static void
+take_matrix(binder *b, int parts, int64_t n, int64_t k, sy_dtype file_dtype, sy_matrix *m) {
+    *m = (sy_matrix){
+        .dtype = b->be->ops->stored_dtype(b->be, file_dtype), .parts = parts, .n = n, .k = k};
     m->data = sy_arena_take(b->arena, b->be->ops->matrix_bytes(b->be, m), 1);
 }
 
-static sy_status fill_part(binder *b, sy_matrix *m, int part, const char *name,
-                           const sy_tensor_entry *t, uint64_t begin, bool routed) {
+static sy_status fill_part(binder *b,
+                           sy_matrix *m,
+                           int part,
+                           const char *name,
+                           const sy_tensor_entry *t,
+                           uint64_t begin,
+                           bool routed) {
     if (b->list == NULL) return SY_OK;
-    return append(b->list, &(sy_bind_item){.tensor = t, .begin = begin, .matrix = m,
-                                           .part = part, .rows = m->n, .columns = m->k,
-                                           .routed = routed, .seed = name_seed(name)});
+    return append(b->list, &(sy_bind_item){.tensor = t,
+                                           .begin = begin,
+                                           .matrix = m,
+                                           .part = part,
+                                           .rows = m->n,
+                                           .columns = m->k,
+                                           .routed = routed,
+                                           .seed = name_seed(name)});
 }
 
 /* A matrix of one part [n, k] from the tensor of that name. */
@@ -146,8 +161,13 @@ done:
 
 /* Gate and up [n, k] each as the two parts of one matrix; m NULL only checks (an expert that
  * another rank holds). */
-static sy_status bind_gate_up(binder *b, const char *gate_name, const char *up_name, int64_t n,
-                              int64_t k, bool routed, sy_matrix *m) {
+static sy_status bind_gate_up(binder *b,
+                              const char *gate_name,
+                              const char *up_name,
+                              int64_t n,
+                              int64_t k,
+                              bool routed,
+                              sy_matrix *m) {
     sy_status st = SY_OK;
     const sy_tensor_entry *gate = NULL, *up = NULL;
     int64_t shape[2] = {n, k};
@@ -168,8 +188,8 @@ done:
     return st;
 }
 
-static sy_status bind_down(binder *b, const char *name, int64_t n, int64_t k, bool routed,
-                           sy_matrix *m) {
+static sy_status
+bind_down(binder *b, const char *name, int64_t n, int64_t k, bool routed, sy_matrix *m) {
     sy_status st = SY_OK;
     const sy_tensor_entry *t = NULL;
     int64_t shape[2] = {n, k};
@@ -209,8 +229,8 @@ done:
 }
 
 /* Dense FFN, or shared expert: gate, up and down under a prefix of names. */
-static sy_status bind_plain_ffn(binder *b, const char *prefix, int64_t inter,
-                                sy_layer_weights *w) {
+static sy_status
+bind_plain_ffn(binder *b, const char *prefix, int64_t inter, sy_layer_weights *w) {
     sy_status st = SY_OK;
     int64_t H = b->spec->hidden;
     char gate[NAME_MAX_LENGTH], up[NAME_MAX_LENGTH], down[NAME_MAX_LENGTH];
@@ -230,8 +250,11 @@ static int slot_of(const sy_placement_layer *p, int expert, int rank) {
     return -1;
 }
 
-static void expert_tensor_names(const binder *b, const ffn_names *names, int expert,
-                                char gate[NAME_MAX_LENGTH], char up[NAME_MAX_LENGTH],
+static void expert_tensor_names(const binder *b,
+                                const ffn_names *names,
+                                int expert,
+                                char gate[NAME_MAX_LENGTH],
+                                char up[NAME_MAX_LENGTH],
                                 char down[NAME_MAX_LENGTH]) {
     full_name(b, gate, "%s.experts.%d.%s.weight", names->module, expert, names->gate);
     full_name(b, up, "%s.experts.%d.%s.weight", names->module, expert, names->up);
@@ -239,8 +262,10 @@ static void expert_tensor_names(const binder *b, const ffn_names *names, int exp
 }
 
 /* Experts as one tensor each. */
-static sy_status bind_single_experts(binder *b, const ffn_names *names,
-                                     const sy_placement_layer *p, int rank,
+static sy_status bind_single_experts(binder *b,
+                                     const ffn_names *names,
+                                     const sy_placement_layer *p,
+                                     int rank,
                                      sy_layer_weights *w) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
@@ -264,8 +289,8 @@ done:
 }
 
 /* Experts stacked in two tensors: [E, 2F, H] (gate rows, then up rows) and [E, H, F]. */
-static sy_status bind_fused_experts(binder *b, const sy_placement_layer *p, int rank,
-                                    sy_layer_weights *w) {
+static sy_status
+bind_fused_experts(binder *b, const sy_placement_layer *p, int rank, sy_layer_weights *w) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     int64_t H = b->spec->hidden, F = f->inter;
@@ -291,8 +316,8 @@ done:
     return st;
 }
 
-static sy_status bind_moe(binder *b, const sy_placement_layer *p, int rank,
-                          sy_layer_weights *w) {
+static sy_status
+bind_moe(binder *b, const sy_placement_layer *p, int rank, sy_layer_weights *w) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     char name[NAME_MAX_LENGTH];
@@ -314,8 +339,10 @@ static sy_status bind_moe(binder *b, const sy_placement_layer *p, int rank,
     }
     full_name(b, name, "%s.gate.weight", expert_names[style].module);
     SY_TRY(bind_matrix(b, name, f->experts, b->spec->hidden, &w->router));
-    if (fused) SY_TRY(bind_fused_experts(b, p, rank, w));
-    else SY_TRY(bind_single_experts(b, &expert_names[style], p, rank, w));
+    if (fused)
+        SY_TRY(bind_fused_experts(b, p, rank, w));
+    else
+        SY_TRY(bind_single_experts(b, &expert_names[style], p, rank, w));
     if (f->shared_inter > 0)
         SY_TRY(bind_plain_ffn(b, "mlp.shared_experts", f->shared_inter, w));
 done:
@@ -347,8 +374,11 @@ static sy_status check_leftovers(const binder *b) {
                    b->spec->family, n_left, n_left == 1 ? "" : "s");
 }
 
-static sy_status bind_layer(binder *b, const sy_placement_layer *p, int rank,
-                            sy_layer_weights *w, sy_matrix **expert) {
+static sy_status bind_layer(binder *b,
+                            const sy_placement_layer *p,
+                            int rank,
+                            sy_layer_weights *w,
+                            sy_matrix **expert) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     char name[NAME_MAX_LENGTH];
@@ -368,11 +398,20 @@ done:
     return st;
 }
 
-sy_status sy_bind(sy_backend *be, const sy_model_spec *spec, const sy_placement *placement,
-                  int rank, const sy_checkpoint *checkpoint, sy_arena *arena,
-                  sy_weights *weights, sy_bind_list *list) {
+sy_status sy_bind(sy_backend *be,
+                  const sy_model_spec *spec,
+                  const sy_placement *placement,
+                  int rank,
+                  const sy_checkpoint *checkpoint,
+                  sy_arena *arena,
+                  sy_weights *weights,
+                  sy_bind_list *list) {
     sy_status st = SY_OK;
-    binder b = {.be = be, .spec = spec, .checkpoint = checkpoint, .arena = arena, .list = list,
+    binder b = {.be = be,
+                .spec = spec,
+                .checkpoint = checkpoint,
+                .arena = arena,
+                .list = list,
                 .layer = -1};
     sy_matrix *expert = weights->expert;
     if (checkpoint != NULL) {
@@ -382,8 +421,10 @@ sy_status sy_bind(sy_backend *be, const sy_model_spec *spec, const sy_placement 
     SY_TRY(bind_matrix(&b, "model.embed_tokens.weight", spec->vocab, spec->hidden,
                        &weights->embed));
     SY_TRY(bind_vector(&b, "model.norm.weight", spec->hidden, &weights->final_norm));
-    if (spec->tied) weights->lm_head = weights->embed;
-    else SY_TRY(bind_matrix(&b, "lm_head.weight", spec->vocab, spec->hidden, &weights->lm_head));
+    if (spec->tied)
+        weights->lm_head = weights->embed;
+    else
+        SY_TRY(bind_matrix(&b, "lm_head.weight", spec->vocab, spec->hidden, &weights->lm_head));
     for (b.layer = 0; b.layer < spec->n_layers; b.layer++)
         SY_TRY(bind_layer(&b, &placement->layer[b.layer], rank, &weights->layer[b.layer],
                           &expert));

@@ -9,7 +9,7 @@
 /* One matrix part or vector to fill. Exactly one of matrix and vector is set. */
 typedef struct sy_bind_item {
     const sy_tensor_entry *tensor; /* NULL for dummy weights */
-    uint64_t begin;                /* bytes into the tensor (an expert's slice of a fused one) */
+    uint64_t begin; /* bytes into the tensor (an expert's slice of a fused one) */
     sy_matrix *matrix;
     int part;
     float *vector;
@@ -26,8 +26,13 @@ typedef struct sy_bind_list {
 /* Lays out `weights` (matrices, vectors, layers) in the arena: a measuring pass while its base
  * is NULL. With `list`, every matrix and vector is entered there. Checks presence, shape and
  * dtype of every tensor of the model, this rank's or not, and that none is left over. */
-sy_status sy_bind(sy_backend *be, const sy_model_spec *spec, const sy_placement *placement,
-                  int rank, const sy_checkpoint *checkpoint, sy_arena *arena,
-                  sy_weights *weights, sy_bind_list *list);
+sy_status sy_bind(sy_backend *be,
+                  const sy_model_spec *spec,
+                  const sy_placement *placement,
+                  int rank,
+                  const sy_checkpoint *checkpoint,
+                  sy_arena *arena,
+                  sy_weights *weights,
+                  sy_bind_list *list);
 
 #endif

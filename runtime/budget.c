@@ -33,7 +33,8 @@ static uint64_t total(const rank_need *n) {
 
 static int ranks_of_machine(const sy_comm *comm, int rank) {
     int n = 0;
-    for (int r = 0; r < sy_comm_size(comm); r++) n += same_machine(comm, rank, r);
+    for (int r = 0; r < sy_comm_size(comm); r++)
+        n += same_machine(comm, rank, r);
     return n;
 }
 
@@ -58,12 +59,15 @@ static int find_overflow(const sy_comm *comm, const rank_need *need) {
 }
 
 /* The fewest ranks, each with `available` bytes, on which the model fits; 0 = none found. */
-static int ranks_needed(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
-                        uint64_t engine, uint64_t available) {
+static int ranks_needed(const sy_engine_parts *p,
+                        const sy_checkpoint *checkpoint,
+                        uint64_t engine,
+                        uint64_t available) {
     int *experts = calloc((size_t)p->spec->n_layers, sizeof *experts);
     int found = 0;
     if (experts == NULL) return 0;
-    for (int l = 0; l < p->spec->n_layers; l++) experts[l] = p->spec->layer[l].ffn.experts;
+    for (int l = 0; l < p->spec->n_layers; l++)
+        experts[l] = p->spec->layer[l].ffn.experts;
     for (int R = sy_comm_size(p->comm) + 1; R <= MOST_RANKS_TRIED && found == 0; R++) {
         sy_placement *placement;
         uint64_t weights, sum;
@@ -78,31 +82,41 @@ static int ranks_needed(const sy_engine_parts *p, const sy_checkpoint *checkpoin
     return found;
 }
 
-static sy_status refuse(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
-                        const rank_need *need, int rank) {
+static sy_status refuse(const sy_engine_parts *p,
+                        const sy_checkpoint *checkpoint,
+                        const rank_need *need,
+                        int rank) {
     uint64_t available = share(p->comm, need, rank);
     int R = ranks_needed(p, checkpoint, need[rank].engine, available);
     char needs[32], weights[32], engine[32], has[32], advice[96];
-    if (R > 0) snprintf(advice, sizeof advice, "use at least %d ranks with as much memory", R);
-    else snprintf(advice, sizeof advice, "more ranks would not help; use a shorter --ctx");
-    return sy_fail(SY_ERR_MEMORY,
-                   "needs %s on rank %d (weights %s, KV cache and buffers %s), %s available; %s",
-                   sy_format_bytes(needs, sizeof needs, total(&need[rank])), rank,
-                   sy_format_bytes(weights, sizeof weights, need[rank].weights),
-                   sy_format_bytes(engine, sizeof engine, need[rank].engine),
-                   sy_format_bytes(has, sizeof has, available), advice);
+    if (R > 0)
+        snprintf(advice, sizeof advice, "use at least %d ranks with as much memory", R);
+    else
+        snprintf(advice, sizeof advice, "more ranks would not help; use a shorter --ctx");
+    return sy_fail(
+        SY_ERR_MEMORY,
+        "needs %s on rank %d (weights %s, KV cache and buffers %s), %s available; %s",
+        sy_format_bytes(needs, sizeof needs, total(&need[rank])), rank,
+        sy_format_bytes(weights, sizeof weights, need[rank].weights),
+        sy_format_bytes(engine, sizeof engine, need[rank].engine),
+        sy_format_bytes(has, sizeof has, available), advice);
 }
 
-sy_status sy_budget_fit(const sy_engine_parts *p, const sy_checkpoint *checkpoint,
-                        uint64_t available, sy_engine_options *o, sy_budget *out) {
+sy_status sy_budget_fit(const sy_engine_parts *p,
+                        const sy_checkpoint *checkpoint,
+                        uint64_t available,
+                        sy_engine_options *o,
+                        sy_budget *out) {
     sy_status st = SY_OK;
     int rank = sy_comm_rank(p->comm);
     int64_t wanted = o->chunk;
     bool outputs_follow = o->max_outputs == o->chunk;
     rank_need *need = calloc((size_t)sy_comm_size(p->comm), sizeof *need);
     rank_need mine = {.machine_available = available};
-    if (need == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the memory budget");
-    else st = sy_weights_bytes(p->be, p->spec, p->placement, rank, checkpoint, &mine.weights);
+    if (need == NULL)
+        st = sy_fail(SY_ERR_MEMORY, "no memory for the memory budget");
+    else
+        st = sy_weights_bytes(p->be, p->spec, p->placement, rank, checkpoint, &mine.weights);
     SY_TRY(sy_comm_agree(p->comm, st));
 
     for (;;) {

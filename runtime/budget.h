@@ -18,7 +18,10 @@ typedef struct sy_budget {
  * rank to rank; UINT64_MAX: unknown, nothing is refused). Shrinks options->chunk (and max_outputs with it, where it follows the chunk) until
  * every machine's ranks fit; SY_ERR_MEMORY on all ranks if they never do. parts->weights is not
  * used. */
-sy_status sy_budget_fit(const sy_engine_parts *parts, const sy_checkpoint *checkpoint,
-                        uint64_t available, sy_engine_options *options, sy_budget *out);
+sy_status sy_budget_fit(const sy_engine_parts *parts,
+                        const sy_checkpoint *checkpoint,
+                        uint64_t available,
+                        sy_engine_options *options,
+                        sy_budget *out);
 
 #endif

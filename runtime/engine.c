@@ -32,14 +32,14 @@ struct sy_engine {
     int32_t *sequence_ids, *sequence_pages;
 
     /* One step's batch, filled from the record. */
-    sy_span *span;       /* [per_rank] */
-    int32_t *batch_ids;  /* [chunk] */
-    int32_t *output_row; /* [max_outputs] */
+    sy_span *span;              /* [per_rank] */
+    int32_t *batch_ids;         /* [chunk] */
+    int32_t *output_row;        /* [max_outputs] */
     sy_sample_params *sampling; /* [max_outputs] */
-    int32_t *token;      /* [max_outputs] */
-    float *row;          /* [V], for hashing logits */
-    sampled *mine;       /* [max_outputs] */
-    sampled *all;        /* [R * max_outputs], rank 0 */
+    int32_t *token;             /* [max_outputs] */
+    float *row;                 /* [V], for hashing logits */
+    sampled *mine;              /* [max_outputs] */
+    sampled *all;               /* [R * max_outputs], rank 0 */
 };
 
 static int64_t pages_per_sequence(const sy_engine_options *o) {
@@ -57,8 +57,10 @@ static int most_slots(const sy_engine_parts *p) {
 }
 
 static sy_exchange_shape exchange_shape(const sy_engine_parts *p, const sy_engine_options *o) {
-    sy_exchange_shape shape = {.max_rows = o->chunk, .hidden = p->spec->hidden,
-                               .act = p->be->act, .max_slots = most_slots(p),
+    sy_exchange_shape shape = {.max_rows = o->chunk,
+                               .hidden = p->spec->hidden,
+                               .act = p->be->act,
+                               .max_slots = most_slots(p),
                                .combine = o->combine};
     for (int l = 0; l < p->spec->n_layers; l++) {
         const sy_ffn_spec *f = &p->spec->layer[l].ffn;
@@ -72,8 +74,10 @@ static sy_limits limits_of(const sy_engine_parts *p, const sy_engine_options *o)
     sy_exchange_shape shape = exchange_shape(p, o);
     sy_limits limits = {.max_rows = o->chunk,
                         .max_pairs = sy_exchange_max_pairs(p->comm, &shape),
-                        .max_context = o->max_context, .hidden = p->spec->hidden,
-                        .experts = shape.experts, .top_k = shape.top_k,
+                        .max_context = o->max_context,
+                        .hidden = p->spec->hidden,
+                        .experts = shape.experts,
+                        .top_k = shape.top_k,
                         .vocab = p->spec->vocab};
     for (int l = 0; l < p->spec->n_layers; l++) {
         const sy_layer_spec *layer = &p->spec->layer[l];
@@ -90,9 +94,9 @@ uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
     sy_exchange_shape shape = exchange_shape(p, o);
     sy_limits limits = limits_of(p, o);
     uint64_t total = sy_kv_bytes(p->be, p->spec, o->max_pages);
-    bool ok = sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
-              sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs),
-                         &total);
+    bool ok =
+        sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
+        sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs), &total);
     return ok ? total : UINT64_MAX;
 }
 
@@ -120,7 +124,8 @@ done:
 static void destroy_rope(sy_engine *e) {
     for (int l = 0; e->runner.rope != NULL && l < e->parts.spec->n_layers; l++) {
         bool shared = false;
-        for (int m = 0; m < l; m++) shared = shared || e->runner.rope[m] == e->runner.rope[l];
+        for (int m = 0; m < l; m++)
+            shared = shared || e->runner.rope[m] == e->runner.rope[l];
         if (!shared) sy_rope_table_destroy(e->runner.rope[l]);
     }
     free(e->runner.rope);
@@ -177,7 +182,8 @@ done:
     return st;
 }
 
-sy_status sy_engine_create(const sy_engine_parts *parts, const sy_engine_options *options,
+sy_status sy_engine_create(const sy_engine_parts *parts,
+                           const sy_engine_options *options,
                            sy_engine **out) {
     sy_status st = SY_OK;
     *out = NULL;
@@ -185,8 +191,10 @@ sy_status sy_engine_create(const sy_engine_parts *parts, const sy_engine_options
     if (e != NULL) {
         e->parts = *parts;
         e->options = *options;
-        e->runner = (sy_runner){.be = parts->be, .spec = parts->spec,
-                                .weights = parts->weights, .placement = parts->placement,
+        e->runner = (sy_runner){.be = parts->be,
+                                .spec = parts->spec,
+                                .weights = parts->weights,
+                                .placement = parts->placement,
                                 .live = parts->live};
         st = create_local(e);
     } else {
@@ -262,7 +270,8 @@ done:
 
 /* The batch of this rank from the record's work. */
 static void build_step(sy_engine *e, const sy_step_record *record, sy_step *step) {
-    *step = (sy_step){.hash = record->hash, .output_row = e->output_row,
+    *step = (sy_step){.hash = record->hash,
+                      .output_row = e->output_row,
                       .batch = {.span = e->span, .ids = e->batch_ids}};
     for (int i = 0; i < record->n_work; i++) {
         const sy_step_work *work = &record->work[i];
@@ -293,8 +302,8 @@ done:
 }
 
 /* Samples this rank's output rows and appends the tokens to their sequences. */
-static sy_status sample_outputs(sy_engine *e, const sy_step_record *record,
-                                const sy_step *step) {
+static sy_status
+sample_outputs(sy_engine *e, const sy_step_record *record, const sy_step *step) {
     sy_status st = SY_OK;
     SY_TRY(e->parts.be->ops->sample(e->parts.be, step->n_outputs, e->parts.spec->vocab,
                                     e->options.n_valid, e->runner.ws.logits, e->sampling,
@@ -343,8 +352,8 @@ typedef struct generation {
 } generation;
 
 /* Hands the step's tokens to the caller and the schedule. */
-static void deliver_tokens(sy_engine *e, generation *g, const sy_step_record *record,
-                           int64_t stride) {
+static void
+deliver_tokens(sy_engine *e, generation *g, const sy_step_record *record, int64_t stride) {
     int64_t n = 0;
     int rank = -1;
     for (int i = 0; i < record->n_work; i++) {
@@ -357,8 +366,8 @@ static void deliver_tokens(sy_engine *e, generation *g, const sy_step_record *re
         g->n_generated[request]++;
         sy_token token = {.id = s->id, .logits_hash = s->logits_hash};
         token.is_end = !e->options.ignore_eos && is_end_token(e->parts.spec, s->id);
-        token.is_last = token.is_end ||
-                        g->n_generated[request] >= g->requests[request].max_tokens;
+        token.is_last =
+            token.is_end || g->n_generated[request] >= g->requests[request].max_tokens;
         bool stop = g->events->token(g->events->context, request, &token);
         sy_schedule_token(g->schedule, slot, stop || token.is_last);
     }
@@ -390,8 +399,8 @@ static sy_status run_step(sy_engine *e, const sy_step_record *record, int64_t *o
     SY_TRY(sample_outputs(e, record, &step));
     *outputs = most_outputs(e, record);
     if (*outputs > 0)
-        SY_TRY(sy_comm_gather(e->parts.comm, e->mine, (size_t)*outputs * sizeof *e->mine, e->all,
-                              0));
+        SY_TRY(sy_comm_gather(e->parts.comm, e->mine, (size_t)*outputs * sizeof *e->mine,
+                              e->all, 0));
 done:
     return st;
 }
@@ -400,14 +409,18 @@ static bool interrupted(const generation *g) {
     return g->events->interrupted != NULL && g->events->interrupted(g->events->context);
 }
 
-static sy_status create_generation(sy_engine *e, const sy_request *requests, int n,
-                                   const sy_engine_events *events, sy_engine_stats *stats,
+static sy_status create_generation(sy_engine *e,
+                                   const sy_request *requests,
+                                   int n,
+                                   const sy_engine_events *events,
+                                   sy_engine_stats *stats,
                                    generation *g) {
     sy_status st = SY_OK;
     *g = (generation){.requests = requests, .events = events, .stats = stats};
     memset(stats, 0, sizeof *stats);
     sy_schedule_shape shape = {.n_ranks = sy_comm_size(e->parts.comm),
-                               .per_rank = e->options.per_rank, .chunk = e->options.chunk,
+                               .per_rank = e->options.per_rank,
+                               .chunk = e->options.chunk,
                                .pages_per_rank = e->options.max_pages};
     shape.max_prompt_ids = (int64_t)shape.n_ranks * shape.per_rank * e->options.max_context;
     for (int i = 0; i < n; i++) {
@@ -426,8 +439,11 @@ done:
     return st;
 }
 
-sy_status sy_engine_generate(sy_engine *e, const sy_request *requests, int n,
-                             const sy_engine_events *events, sy_engine_stats *stats) {
+sy_status sy_engine_generate(sy_engine *e,
+                             const sy_request *requests,
+                             int n,
+                             const sy_engine_events *events,
+                             sy_engine_stats *stats) {
     sy_status st = SY_OK;
     generation g = {0};
     bool root = sy_comm_rank(e->parts.comm) == 0;
@@ -463,8 +479,12 @@ done:
     return st;
 }
 
-sy_status sy_engine_logits(sy_engine *e, const int32_t *ids, int64_t n,
-                           const int32_t *const *forced, sy_logits_sink rows, void *context) {
+sy_status sy_engine_logits(sy_engine *e,
+                           const int32_t *ids,
+                           int64_t n,
+                           const int32_t *const *forced,
+                           sy_logits_sink rows,
+                           void *context) {
     sy_status st = SY_OK;
     bool root = sy_comm_rank(e->parts.comm) == 0;
     int K = limits_of(&e->parts, &e->options).top_k;
@@ -479,11 +499,13 @@ sy_status sy_engine_logits(sy_engine *e, const int32_t *ids, int64_t n,
 
     if (root) {
         host = calloc((size_t)chunk * V, sizeof *host);
-        if (host == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for logits");
+        if (host == NULL)
+            st = sy_fail(SY_ERR_MEMORY, "no memory for logits");
         else if (n > e->options.max_context)
             st = sy_fail(SY_ERR_USAGE, "%lld ids are beyond the context of %lld", (long long)n,
                          (long long)e->options.max_context);
-        else st = sy_kv_take(e->runner.kv, sy_kv_pages(n), s->page);
+        else
+            st = sy_kv_take(e->runner.kv, sy_kv_pages(n), s->page);
         s->n_pages = st == SY_OK ? sy_kv_pages(n) : 0;
     }
     SY_TRY(sy_comm_agree(e->parts.comm, st));
@@ -491,9 +513,11 @@ sy_status sy_engine_logits(sy_engine *e, const int32_t *ids, int64_t n,
         int rows_here = root ? (int)sy_min(chunk, n - begin) : 0;
         sy_span span = {0, rows_here, begin, s->page};
         sy_step step = {.batch = {rows_here, root, &span, ids + begin},
-                        .n_outputs = rows_here, .output_row = e->output_row,
+                        .n_outputs = rows_here,
+                        .output_row = e->output_row,
                         .hash = sy_hash_add((uint64_t)n, (uint64_t)begin)};
-        for (int i = 0; i < rows_here; i++) e->output_row[i] = i;
+        for (int i = 0; i < rows_here; i++)
+            e->output_row[i] = i;
         for (int l = 0; root && forced != NULL && l < n_moe; l++)
             at[l] = forced[l] + begin * K;
         if (root && forced != NULL) step.forced = at;

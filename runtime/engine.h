@@ -40,7 +40,8 @@ typedef struct sy_engine_options {
 uint64_t sy_engine_bytes(const sy_engine_parts *parts, const sy_engine_options *options);
 
 /* Collective. */
-sy_status sy_engine_create(const sy_engine_parts *parts, const sy_engine_options *options,
+sy_status sy_engine_create(const sy_engine_parts *parts,
+                           const sy_engine_options *options,
                            sy_engine **out);
 void sy_engine_destroy(sy_engine *engine); /* NULL is fine */
 
@@ -69,15 +70,22 @@ typedef struct sy_engine_stats { /* on rank 0 */
 } sy_engine_stats;
 
 /* Runs all requests to their end. requests, n and events matter on rank 0 only. Collective. */
-sy_status sy_engine_generate(sy_engine *engine, const sy_request *requests, int n,
-                             const sy_engine_events *events, sy_engine_stats *stats);
+sy_status sy_engine_generate(sy_engine *engine,
+                             const sy_request *requests,
+                             int n,
+                             const sy_engine_events *events,
+                             sy_engine_stats *stats);
 
 /* Logits of every position of one sequence, computed on rank 0 in chunks; ids, n and forced are
  * equal on all ranks. forced[i] is [n, K] for MoE layer i, or forced is NULL. rows is called on
  * rank 0 with float32 [n_rows, V] of ascending positions. Collective. */
 typedef sy_status (*sy_logits_sink)(void *context, int64_t n_rows, const float *rows);
-sy_status sy_engine_logits(sy_engine *engine, const int32_t *ids, int64_t n,
-                           const int32_t *const *forced, sy_logits_sink rows, void *context);
+sy_status sy_engine_logits(sy_engine *engine,
+                           const int32_t *ids,
+                           int64_t n,
+                           const int32_t *const *forced,
+                           sy_logits_sink rows,
+                           void *context);
 
 sy_runner *sy_engine_runner(sy_engine *engine); /* loads and exchange statistics */
 

@@ -39,8 +39,11 @@ done:
     return st;
 }
 
-static sy_status moe_block(sy_runner *r, int layer, const sy_batch *batch,
-                           const int32_t *forced, uint64_t hash) {
+static sy_status moe_block(sy_runner *r,
+                           int layer,
+                           const sy_batch *batch,
+                           const int32_t *forced,
+                           uint64_t hash) {
     sy_status st = SY_OK;
     const sy_ops *ops = r->be->ops;
     const sy_layer_spec *spec = &r->spec->layer[layer];
@@ -100,7 +103,8 @@ done:
 
 static int64_t widest(const sy_model_spec *spec, int64_t (*width)(const sy_layer_spec *)) {
     int64_t most = 0;
-    for (int l = 0; l < spec->n_layers; l++) most = sy_max(most, width(&spec->layer[l]));
+    for (int l = 0; l < spec->n_layers; l++)
+        most = sy_max(most, width(&spec->layer[l]));
     return most;
 }
 
@@ -120,8 +124,12 @@ static int64_t top_k(const sy_layer_spec *l) {
     return l->ffn.top_k;
 }
 
-static void carve(sy_backend *be, const sy_model_spec *spec, const sy_limits *limits,
-                  int64_t max_outputs, sy_arena *arena, sy_workspace *ws) {
+static void carve(sy_backend *be,
+                  const sy_model_spec *spec,
+                  const sy_limits *limits,
+                  int64_t max_outputs,
+                  sy_arena *arena,
+                  sy_workspace *ws) {
     uint64_t act = be->act == SY_F32 ? 4 : 2;
     uint64_t H = (uint64_t)spec->hidden, T = (uint64_t)limits->max_rows,
              P = (uint64_t)limits->max_pairs, K = (uint64_t)widest(spec, top_k),
@@ -138,11 +146,13 @@ static void carve(sy_backend *be, const sy_model_spec *spec, const sy_limits *li
     ws->y = sy_arena_take(arena, P * H, sizeof *ws->y);
     ws->ffn_h = sy_arena_take(arena, T * plain, act);
     ws->ffn_y = sy_arena_take(arena, plain > 0 ? T * H : 0, sizeof *ws->ffn_y);
-    ws->logits = sy_arena_take(arena, (uint64_t)max_outputs * (uint64_t)spec->vocab,
-                               sizeof *ws->logits);
+    ws->logits =
+        sy_arena_take(arena, (uint64_t)max_outputs * (uint64_t)spec->vocab, sizeof *ws->logits);
 }
 
-uint64_t sy_workspace_bytes(sy_backend *be, const sy_model_spec *spec, const sy_limits *limits,
+uint64_t sy_workspace_bytes(sy_backend *be,
+                            const sy_model_spec *spec,
+                            const sy_limits *limits,
                             int64_t max_outputs) {
     sy_arena measure = {0};
     sy_workspace ws;
@@ -150,8 +160,11 @@ uint64_t sy_workspace_bytes(sy_backend *be, const sy_model_spec *spec, const sy_
     return measure.used;
 }
 
-sy_status sy_workspace_create(sy_backend *be, const sy_model_spec *spec, const sy_limits *limits,
-                              int64_t max_outputs, sy_workspace *out) {
+sy_status sy_workspace_create(sy_backend *be,
+                              const sy_model_spec *spec,
+                              const sy_limits *limits,
+                              int64_t max_outputs,
+                              sy_workspace *out) {
     sy_status st = SY_OK;
     *out = (sy_workspace){.bytes = sy_workspace_bytes(be, spec, limits, max_outputs)};
     SY_TRY(be->ops->alloc(be, &out->block, out->bytes, "step buffers"));

@@ -56,10 +56,15 @@ typedef struct sy_step {
 } sy_step;
 
 /* Device bytes of the workspace, for the memory budget; UINT64_MAX on overflow. */
-uint64_t sy_workspace_bytes(sy_backend *be, const sy_model_spec *spec, const sy_limits *limits,
+uint64_t sy_workspace_bytes(sy_backend *be,
+                            const sy_model_spec *spec,
+                            const sy_limits *limits,
                             int64_t max_outputs);
-sy_status sy_workspace_create(sy_backend *be, const sy_model_spec *spec, const sy_limits *limits,
-                              int64_t max_outputs, sy_workspace *out);
+sy_status sy_workspace_create(sy_backend *be,
+                              const sy_model_spec *spec,
+                              const sy_limits *limits,
+                              int64_t max_outputs,
+                              sy_workspace *out);
 void sy_workspace_free(sy_backend *be, sy_workspace *ws);
 
 /* Logits of the wanted rows are left in ws.logits. Collective. */

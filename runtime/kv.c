@@ -14,7 +14,8 @@ uint64_t sy_kv_bytes(sy_backend *be, const sy_model_spec *spec, int64_t n_pages)
     return total;
 }
 
-sy_status sy_kv_create(sy_backend *be, const sy_model_spec *spec, int64_t n_pages, sy_kv **out) {
+sy_status
+sy_kv_create(sy_backend *be, const sy_model_spec *spec, int64_t n_pages, sy_kv **out) {
     sy_status st = SY_OK;
     sy_kv *kv = calloc(1, sizeof *kv);
     *out = NULL;
@@ -29,7 +30,8 @@ sy_status sy_kv_create(sy_backend *be, const sy_model_spec *spec, int64_t n_page
     kv->free_page = calloc((size_t)n_pages + 1, sizeof *kv->free_page);
     if (kv->layer == NULL || kv->free_page == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory for the KV cache");
-    for (int32_t i = 0; i < kv->n_pages; i++) kv->free_page[i] = kv->n_pages - 1 - i;
+    for (int32_t i = 0; i < kv->n_pages; i++)
+        kv->free_page[i] = kv->n_pages - 1 - i;
 
     uint64_t bytes = sy_kv_bytes(be, spec, n_pages);
     SY_TRY(be->ops->alloc(be, &kv->block, bytes, "KV cache"));
@@ -59,10 +61,12 @@ sy_status sy_kv_take(sy_kv *kv, int64_t n, int32_t *page) {
     if (n > kv->n_free)
         return sy_fail(SY_ERR_MEMORY, "the KV cache has %d free pages, %lld are needed",
                        kv->n_free, (long long)n);
-    for (int64_t i = 0; i < n; i++) page[i] = kv->free_page[--kv->n_free];
+    for (int64_t i = 0; i < n; i++)
+        page[i] = kv->free_page[--kv->n_free];
     return SY_OK;
 }
 
 void sy_kv_give_back(sy_kv *kv, int64_t n, const int32_t *page) {
-    for (int64_t i = n - 1; i >= 0; i--) kv->free_page[kv->n_free++] = page[i];
+    for (int64_t i = n - 1; i >= 0; i--)
+        kv->free_page[kv->n_free++] = page[i];
 }

@@ -8,7 +8,9 @@
 
 #include "base/checked.h"
 
-sy_status sy_loads_create(const sy_model_spec *spec, const sy_placement *placement, int rank,
+sy_status sy_loads_create(const sy_model_spec *spec,
+                          const sy_placement *placement,
+                          int rank,
                           sy_loads **out) {
     sy_status st = SY_OK;
     sy_loads *loads = calloc(1, sizeof *loads);
@@ -17,8 +19,8 @@ sy_status sy_loads_create(const sy_model_spec *spec, const sy_placement *placeme
     *loads = (sy_loads){.n_layers = spec->n_layers, .rank = rank, .placement = placement};
     for (int l = 0; l < spec->n_layers; l++)
         loads->n_experts = (int)sy_max(loads->n_experts, spec->layer[l].ffn.experts);
-    loads->count = calloc((size_t)loads->n_layers * (size_t)loads->n_experts + 1,
-                          sizeof *loads->count);
+    loads->count =
+        calloc((size_t)loads->n_layers * (size_t)loads->n_experts + 1, sizeof *loads->count);
     if (loads->count == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for expert loads");
     *out = loads;
     loads = NULL;
@@ -53,8 +55,8 @@ void sy_loads_count(sy_loads *loads, int layer, const sy_expert_rows *rows) {
     }
 }
 
-sy_status sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all,
-                          uint64_t *tokens) {
+sy_status
+sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all, uint64_t *tokens) {
     sy_status st = SY_OK;
     int R = sy_comm_size(comm), rank = sy_comm_rank(comm);
     uint64_t *gathered = NULL, *gathered_tokens = NULL;
@@ -67,9 +69,11 @@ sy_status sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all,
             st = sy_fail(SY_ERR_MEMORY, "no memory for expert loads");
     }
     SY_TRY(sy_comm_agree(comm, st));
-    SY_TRY(sy_comm_gather(comm, loads->count, cells(loads) * sizeof *loads->count, gathered, 0));
+    SY_TRY(
+        sy_comm_gather(comm, loads->count, cells(loads) * sizeof *loads->count, gathered, 0));
     SY_TRY(sy_comm_gather(comm, &loads->tokens, sizeof loads->tokens, gathered_tokens, 0));
-    for (int r = 0; rank == 0 && r < R; r++) *tokens += gathered_tokens[r];
+    for (int r = 0; rank == 0 && r < R; r++)
+        *tokens += gathered_tokens[r];
     *all = gathered;
     gathered = NULL;
 done:
@@ -78,7 +82,9 @@ done:
     return st;
 }
 
-double sy_loads_imbalance(const sy_loads *loads, const uint64_t *all, int n_ranks,
+double sy_loads_imbalance(const sy_loads *loads,
+                          const uint64_t *all,
+                          int n_ranks,
                           uint64_t *rank_total) {
     uint64_t sum = 0, most = 0;
     for (int r = 0; r < n_ranks; r++) {
@@ -91,8 +97,12 @@ double sy_loads_imbalance(const sy_loads *loads, const uint64_t *all, int n_rank
     return sum == 0 ? 1 : (double)most * n_ranks / (double)sum;
 }
 
-static void write_layer(FILE *f, const sy_loads *loads, const sy_ffn_spec *ffn, int layer,
-                        const uint64_t *all, int n_ranks) {
+static void write_layer(FILE *f,
+                        const sy_loads *loads,
+                        const sy_ffn_spec *ffn,
+                        int layer,
+                        const uint64_t *all,
+                        int n_ranks) {
     fprintf(f, "  {\"layer\": %d, \"experts\": %d, \"top_k\": %d, \"counts\": [", layer,
             ffn->experts, ffn->top_k);
     for (int e = 0; e < ffn->experts; e++) {
@@ -106,13 +116,19 @@ static void write_layer(FILE *f, const sy_loads *loads, const sy_ffn_spec *ffn, 
     fputs("]}", f);
 }
 
-sy_status sy_loads_write(const sy_loads *loads, const sy_model_spec *spec, const uint64_t *all,
-                         int n_ranks, uint64_t tokens, const char *path) {
+sy_status sy_loads_write(const sy_loads *loads,
+                         const sy_model_spec *spec,
+                         const uint64_t *all,
+                         int n_ranks,
+                         uint64_t tokens,
+                         const char *path) {
     sy_status st = SY_OK;
     FILE *f = fopen(path, "w");
     if (f == NULL) SY_FAIL(SY_ERR_IO, "%s: %s", path, strerror(errno));
-    fprintf(f, "{\"version\": 1, \"model\": \"%s\", \"ranks\": %d, \"tokens\": %" PRIu64
-               ",\n \"layers\": [\n", spec->family, n_ranks, tokens);
+    fprintf(f,
+            "{\"version\": 1, \"model\": \"%s\", \"ranks\": %d, \"tokens\": %" PRIu64
+            ",\n \"layers\": [\n",
+            spec->family, n_ranks, tokens);
     bool first = true;
     for (int l = 0; l < spec->n_layers; l++) {
         if (spec->layer[l].ffn.kind != SY_FFN_MOE) continue;

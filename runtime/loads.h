@@ -19,12 +19,14 @@
 typedef struct sy_loads {
     int n_layers, n_experts, rank; /* E: the largest of all layers */
     const sy_placement *placement;
-    uint64_t *count; /* [L, E] of this rank */
-    uint64_t tokens; /* that this rank's sequences have put through the model */
+    uint64_t *count;       /* [L, E] of this rank */
+    uint64_t tokens;       /* that this rank's sequences have put through the model */
     uint64_t experts_read; /* experts with at least one row, over all layers and steps */
 } sy_loads;
 
-sy_status sy_loads_create(const sy_model_spec *spec, const sy_placement *placement, int rank,
+sy_status sy_loads_create(const sy_model_spec *spec,
+                          const sy_placement *placement,
+                          int rank,
                           sy_loads **out);
 void sy_loads_destroy(sy_loads *loads); /* NULL is fine */
 void sy_loads_reset(sy_loads *loads);
@@ -34,16 +36,22 @@ void sy_loads_count(sy_loads *loads, int layer, const sy_expert_rows *rows);
 
 /* All ranks' counts on rank 0: [R][L, E], and the sum of tokens; *all is NULL on the others.
  * The caller frees *all. Collective. */
-sy_status sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all,
-                          uint64_t *tokens);
+sy_status
+sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all, uint64_t *tokens);
 
 /* Largest rank's share over the mean, over all layers together: 1 = even. From gathered counts;
  * rank_total [R] receives (token, expert) pairs per rank. */
-double sy_loads_imbalance(const sy_loads *loads, const uint64_t *all, int n_ranks,
+double sy_loads_imbalance(const sy_loads *loads,
+                          const uint64_t *all,
+                          int n_ranks,
                           uint64_t *rank_total);
 
 /* Writes loads.json from gathered counts. */
-sy_status sy_loads_write(const sy_loads *loads, const sy_model_spec *spec, const uint64_t *all,
-                         int n_ranks, uint64_t tokens, const char *path);
+sy_status sy_loads_write(const sy_loads *loads,
+                         const sy_model_spec *spec,
+                         const uint64_t *all,
+                         int n_ranks,
+                         uint64_t tokens,
+                         const char *path);
 
 #endif

@@ -4,8 +4,12 @@
 
 #include "base/json.h"
 
-static sy_status read_layer(const char *path, const json_t *layer, int index,
-                            const sy_ffn_spec *ffn, int64_t n_tokens, int32_t *out) {
+static sy_status read_layer(const char *path,
+                            const json_t *layer,
+                            int index,
+                            const sy_ffn_spec *ffn,
+                            int64_t n_tokens,
+                            int32_t *out) {
     int64_t found = -1;
     sy_status st = sy_json_get_int(layer, path, "layer", 0, SY_MAX_LAYERS, &found);
     if (st != SY_OK) return st;
@@ -26,8 +30,8 @@ static sy_status read_layer(const char *path, const json_t *layer, int index,
             if (!sy_json_integral(json_array_get(row, (size_t)k), &e) || e < 0 ||
                 e >= ffn->experts)
                 return sy_fail(SY_ERR_FORMAT,
-                               "%s: layer %d, token %lld: expected experts 0 to %d", path, index,
-                               (long long)t, ffn->experts - 1);
+                               "%s: layer %d, token %lld: expected experts 0 to %d", path,
+                               index, (long long)t, ffn->experts - 1);
             for (int j = 0; j < k; j++)
                 if (out[t * ffn->top_k + j] == e)
                     return sy_fail(SY_ERR_FORMAT,
@@ -39,8 +43,8 @@ static sy_status read_layer(const char *path, const json_t *layer, int index,
     return SY_OK;
 }
 
-sy_status sy_routes_load(const char *path, const sy_model_spec *spec, int64_t n_tokens,
-                         sy_routes **out) {
+sy_status
+sy_routes_load(const char *path, const sy_model_spec *spec, int64_t n_tokens, sy_routes **out) {
     sy_status st = SY_OK;
     json_t *root = NULL;
     int64_t version = 0;
@@ -74,7 +78,8 @@ done:
 
 void sy_routes_destroy(sy_routes *routes) {
     if (routes == NULL) return;
-    for (int i = 0; routes->expert != NULL && i < routes->n_layers; i++) free(routes->expert[i]);
+    for (int i = 0; routes->expert != NULL && i < routes->n_layers; i++)
+        free(routes->expert[i]);
     free(routes->expert);
     free(routes);
 }

@@ -16,8 +16,8 @@ typedef struct sy_routes {
 } sy_routes;
 
 /* Checks layers, K, expert ids and that there is a row for each of n_tokens. */
-sy_status sy_routes_load(const char *path, const sy_model_spec *spec, int64_t n_tokens,
-                         sy_routes **out);
+sy_status
+sy_routes_load(const char *path, const sy_model_spec *spec, int64_t n_tokens, sy_routes **out);
 void sy_routes_destroy(sy_routes *routes); /* NULL is fine */
 
 #endif

@@ -9,10 +9,10 @@
 
 /* One slot of one rank as rank 0 sees it. */
 typedef struct slot_state {
-    int request; /* -1: free */
+    int request;                /* -1: free */
     int64_t n_prompt, position; /* rows that have been scheduled so far */
     int64_t pages;
-    bool finished; /* to be retired with the next record */
+    bool finished;     /* to be retired with the next record */
     uint64_t admitted; /* order of admission, for fairness of prefill */
 } slot_state;
 
@@ -81,7 +81,8 @@ static size_t record_bytes(const sy_step_record *p) {
     record_piece piece[N_PIECES];
     size_t bytes = 0;
     record_pieces(p, piece);
-    for (int i = 0; i < N_PIECES; i++) bytes += piece[i].bytes;
+    for (int i = 0; i < N_PIECES; i++)
+        bytes += piece[i].bytes;
     return bytes;
 }
 
@@ -89,7 +90,8 @@ static void seal(sy_step_record *p) {
     record_piece piece[N_PIECES];
     record_pieces(p, piece);
     uint64_t hash = sy_hash_add(p->step, p->stop);
-    for (int i = 0; i < N_PIECES; i++) hash = sy_hash_bytes(hash, piece[i].data, piece[i].bytes);
+    for (int i = 0; i < N_PIECES; i++)
+        hash = sy_hash_bytes(hash, piece[i].data, piece[i].bytes);
     p->hash = hash;
 }
 
@@ -97,8 +99,8 @@ sy_status sy_record_broadcast(sy_comm *comm, sy_step_record *p) {
     sy_status st = SY_OK;
     bool root = sy_comm_rank(comm) == 0;
     char first[FIRST_MESSAGE];
-    record_header h = {p->step, p->hash, p->n_prompt_ids, p->stop, p->n_retire, p->n_admit,
-                       p->n_work};
+    record_header h = {p->step,     p->hash,    p->n_prompt_ids, p->stop,
+                       p->n_retire, p->n_admit, p->n_work};
     bool fits = record_bytes(p) <= sizeof first - sizeof h;
     record_piece piece[N_PIECES];
     memset(first, 0, sizeof first);
@@ -127,16 +129,20 @@ sy_status sy_record_broadcast(sy_comm *comm, sy_step_record *p) {
     size_t at = sizeof h;
     for (int i = 0; i < N_PIECES; i++) {
         if (piece[i].bytes == 0) continue;
-        if (!fits) SY_TRY(sy_comm_broadcast(comm, piece[i].data, piece[i].bytes, 0));
-        else if (!root) memcpy(piece[i].data, first + at, piece[i].bytes);
+        if (!fits)
+            SY_TRY(sy_comm_broadcast(comm, piece[i].data, piece[i].bytes, 0));
+        else if (!root)
+            memcpy(piece[i].data, first + at, piece[i].bytes);
         at += piece[i].bytes;
     }
 done:
     return st;
 }
 
-sy_status sy_schedule_create(const sy_schedule_shape *shape, const sy_request *requests,
-                             int n_requests, sy_schedule **out) {
+sy_status sy_schedule_create(const sy_schedule_shape *shape,
+                             const sy_request *requests,
+                             int n_requests,
+                             sy_schedule **out) {
     sy_status st = SY_OK;
     int n_slots = shape->n_ranks * shape->per_rank;
     sy_schedule *s = calloc(1, sizeof *s);
@@ -147,15 +153,17 @@ sy_status sy_schedule_create(const sy_schedule_shape *shape, const sy_request *r
     s->free_pages = calloc((size_t)shape->n_ranks, sizeof *s->free_pages);
     if (s->slot == NULL || s->free_pages == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory for the schedule");
-    for (int i = 0; i < n_slots; i++) s->slot[i].request = -1;
-    for (int r = 0; r < shape->n_ranks; r++) s->free_pages[r] = shape->pages_per_rank;
+    for (int i = 0; i < n_slots; i++)
+        s->slot[i].request = -1;
+    for (int r = 0; r < shape->n_ranks; r++)
+        s->free_pages[r] = shape->pages_per_rank;
     for (int i = 0; i < n_requests; i++) {
         int64_t total = requests[i].n_prompt + requests[i].max_tokens;
         if (requests[i].n_prompt < 1 || requests[i].max_tokens < 1 ||
             sy_kv_pages(total) > shape->pages_per_rank ||
             requests[i].n_prompt > shape->max_prompt_ids)
-            SY_FAIL(SY_ERR_INTERNAL, "request %d does not fit the engine: %lld + %lld tokens", i,
-                    (long long)requests[i].n_prompt, (long long)requests[i].max_tokens);
+            SY_FAIL(SY_ERR_INTERNAL, "request %d does not fit the engine: %lld + %lld tokens",
+                    i, (long long)requests[i].n_prompt, (long long)requests[i].max_tokens);
     }
     *out = s;
     s = NULL;
@@ -203,8 +211,10 @@ static void admit_waiting(sy_schedule *s, sy_step_record *plan) {
         int64_t total = q->n_prompt + q->max_tokens, pages = sy_kv_pages(total);
         int at = find_slot(s, pages);
         if (at < 0 || plan->n_prompt_ids + q->n_prompt > s->shape.max_prompt_ids) return;
-        s->slot[at] = (slot_state){.request = s->next_request, .n_prompt = q->n_prompt,
-                                   .pages = pages, .admitted = s->n_admitted++};
+        s->slot[at] = (slot_state){.request = s->next_request,
+                                   .n_prompt = q->n_prompt,
+                                   .pages = pages,
+                                   .admitted = s->n_admitted++};
         s->free_pages[rank_of(s, at)] -= pages;
         plan->admit[plan->n_admit++] = (sy_step_admit){
             .slot = at, .n_prompt = q->n_prompt, .n_total = total, .sampling = q->sampling};
@@ -243,8 +253,7 @@ static void plan_rank(sy_schedule *s, sy_step_record *plan, int rank) {
         int oldest = -1;
         for (int i = first; i < end; i++) {
             const slot_state *slot = &s->slot[i];
-            if (slot->request < 0 || slot->position >= slot->n_prompt ||
-                slot->admitted < after)
+            if (slot->request < 0 || slot->position >= slot->n_prompt || slot->admitted < after)
                 continue;
             if (oldest < 0 || slot->admitted < s->slot[oldest].admitted) oldest = i;
         }
@@ -265,7 +274,8 @@ void sy_schedule_next(sy_schedule *s, sy_step_record *plan) {
     s->prefill_rows = 0;
     retire_finished(s, plan);
     admit_waiting(s, plan);
-    for (int r = 0; r < s->shape.n_ranks; r++) plan_rank(s, plan, r);
+    for (int r = 0; r < s->shape.n_ranks; r++)
+        plan_rank(s, plan, r);
     qsort(plan->work, (size_t)plan->n_work, sizeof *plan->work, by_slot);
     plan->stop = s->n_running == 0;
     seal(plan);

@@ -16,15 +16,15 @@
 
 typedef struct sy_request {
     const int32_t *prompt;
-    int64_t n_prompt;   /* >= 1 */
-    int64_t max_tokens; /* >= 1 */
+    int64_t n_prompt;          /* >= 1 */
+    int64_t max_tokens;        /* >= 1 */
     sy_sample_params sampling; /* position is filled in per token */
 } sy_request;
 
 /* The record of a step. All arrays lie in one buffer owned by the plan. */
 typedef struct sy_step_admit {
     int32_t slot;
-    int32_t unused; /* in place of padding: the bytes of a record are hashed */
+    int32_t unused;            /* in place of padding: the bytes of a record are hashed */
     int64_t n_prompt, n_total; /* tokens of the prompt; positions to reserve */
     sy_sample_params sampling;
 } sy_step_admit;
@@ -62,8 +62,10 @@ typedef struct sy_schedule_shape {
 
 typedef struct sy_schedule sy_schedule; /* rank 0 only */
 
-sy_status sy_schedule_create(const sy_schedule_shape *shape, const sy_request *requests,
-                             int n_requests, sy_schedule **out);
+sy_status sy_schedule_create(const sy_schedule_shape *shape,
+                             const sy_request *requests,
+                             int n_requests,
+                             sy_schedule **out);
 void sy_schedule_destroy(sy_schedule *schedule); /* NULL is fine */
 
 /* Fills the record of the next step; plan->stop once every request is done. */

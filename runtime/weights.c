@@ -53,10 +53,11 @@ static int64_t chunk_rows(const sy_bind_item *item) {
 
 /* n BF16 values of dummy weights: uniform in +-sqrt(3 / columns), so that a product keeps the
  * variance of its input; norm weights are 1. */
-static void make_dummy(const sy_bind_item *item, uint64_t seed, int64_t first, int64_t n,
-                       uint16_t *out) {
+static void
+make_dummy(const sy_bind_item *item, uint64_t seed, int64_t first, int64_t n, uint16_t *out) {
     if (item->vector != NULL) {
-        for (int64_t i = 0; i < n; i++) out[i] = sy_bf16_from_f32(1.0f);
+        for (int64_t i = 0; i < n; i++)
+            out[i] = sy_bf16_from_f32(1.0f);
         return;
     }
     float scale = 2 * __builtin_sqrtf(3.0f / (float)item->columns);
@@ -85,7 +86,8 @@ static sy_status store_vector(loader *l, const sy_bind_item *item, const void *s
     uint64_t bytes = (uint64_t)item->columns * sizeof(float);
     float *wide = malloc(bytes);
     if (wide == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a vector");
-    for (int64_t i = 0; i < item->columns; i++) wide[i] = widen(src, item_dtype(item), i);
+    for (int64_t i = 0; i < item->columns; i++)
+        wide[i] = widen(src, item_dtype(item), i);
     st = l->be->ops->write(l->be, item->vector, wide, bytes, NULL);
     free(wide);
     return st;
@@ -102,7 +104,8 @@ static sy_status load_one(loader *l, const load_chunk *c, void *staging) {
         make_dummy(item, l->dummy_seed, c->row0 * item->columns, c->n_rows * item->columns,
                    staging);
     }
-    if (item->vector != NULL) SY_TRY(store_vector(l, item, staging));
+    if (item->vector != NULL)
+        SY_TRY(store_vector(l, item, staging));
     else
         SY_TRY(l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, staging,
                                 item_dtype(item)));
@@ -149,8 +152,12 @@ static int by_file_offset(const void *a, const void *b) {
 }
 
 /* Cuts the items into chunks, in the order of the files. */
-static sy_status make_chunks(const sy_bind_list *list, bool from_files, load_chunk **out,
-                             int64_t *n_chunks, uint64_t *staging, uint64_t *total) {
+static sy_status make_chunks(const sy_bind_list *list,
+                             bool from_files,
+                             load_chunk **out,
+                             int64_t *n_chunks,
+                             uint64_t *staging,
+                             uint64_t *total) {
     int64_t n = 0;
     *staging = *total = 0;
     for (size_t i = 0; i < list->n; i++)
@@ -175,8 +182,8 @@ static sy_status make_chunks(const sy_bind_list *list, bool from_files, load_chu
     return SY_OK;
 }
 
-static void count_experts(const sy_model_spec *spec, const sy_placement *placement, int rank,
-                          size_t *out) {
+static void
+count_experts(const sy_model_spec *spec, const sy_placement *placement, int rank, size_t *out) {
     *out = 0;
     for (int l = 0; l < spec->n_layers; l++)
         if (spec->layer[l].ffn.kind == SY_FFN_MOE)
@@ -184,8 +191,11 @@ static void count_experts(const sy_model_spec *spec, const sy_placement *placeme
 }
 
 /* The host side of the weights, without their memory. */
-static sy_status create_empty(sy_backend *be, const sy_model_spec *spec,
-                              const sy_placement *placement, int rank, sy_weights **out) {
+static sy_status create_empty(sy_backend *be,
+                              const sy_model_spec *spec,
+                              const sy_placement *placement,
+                              int rank,
+                              sy_weights **out) {
     sy_status st = SY_OK;
     size_t n_experts;
     count_experts(spec, placement, rank, &n_experts);
@@ -203,9 +213,12 @@ done:
     return st;
 }
 
-sy_status sy_weights_bytes(sy_backend *be, const sy_model_spec *spec,
-                           const sy_placement *placement, int rank,
-                           const sy_checkpoint *checkpoint, uint64_t *out) {
+sy_status sy_weights_bytes(sy_backend *be,
+                           const sy_model_spec *spec,
+                           const sy_placement *placement,
+                           int rank,
+                           const sy_checkpoint *checkpoint,
+                           uint64_t *out) {
     sy_status st = SY_OK;
     sy_weights *w = NULL;
     sy_arena measure = {0};
@@ -227,10 +240,17 @@ static uint64_t count_rounded(const sy_bind_list *list) {
     return n;
 }
 
-static sy_status load(sy_backend *be, const sy_model_spec *spec, const sy_placement *placement,
-                      int rank, const sy_checkpoint *checkpoint, uint64_t dummy_seed,
-                      int n_readers, sy_load_progress progress, void *context,
-                      sy_load_report *report, sy_weights **out) {
+static sy_status load(sy_backend *be,
+                      const sy_model_spec *spec,
+                      const sy_placement *placement,
+                      int rank,
+                      const sy_checkpoint *checkpoint,
+                      uint64_t dummy_seed,
+                      int n_readers,
+                      sy_load_progress progress,
+                      void *context,
+                      sy_load_report *report,
+                      sy_weights **out) {
     sy_status st = SY_OK;
     sy_weights *w = NULL;
     sy_bind_list list = {0};
@@ -245,8 +265,11 @@ static sy_status load(sy_backend *be, const sy_model_spec *spec, const sy_placem
     sy_arena arena = {.base = w->block, .size = w->bytes};
     SY_TRY(sy_bind(be, spec, placement, rank, checkpoint, &arena, w, &list));
 
-    loader l = {.be = be, .checkpoint = checkpoint, .dummy_seed = dummy_seed,
-                .progress = progress, .context = context};
+    loader l = {.be = be,
+                .checkpoint = checkpoint,
+                .dummy_seed = dummy_seed,
+                .progress = progress,
+                .context = context};
     SY_TRY(make_chunks(&list, checkpoint != NULL, &chunks, &l.n_chunks, &l.staging_bytes,
                        &l.total_bytes));
     l.chunk = chunks;
@@ -273,18 +296,29 @@ done:
     return st;
 }
 
-sy_status sy_weights_load(sy_backend *be, const sy_model_spec *spec,
-                          const sy_placement *placement, int rank,
-                          const sy_checkpoint *checkpoint, int n_readers,
-                          sy_load_progress progress, void *context, sy_load_report *report,
+sy_status sy_weights_load(sy_backend *be,
+                          const sy_model_spec *spec,
+                          const sy_placement *placement,
+                          int rank,
+                          const sy_checkpoint *checkpoint,
+                          int n_readers,
+                          sy_load_progress progress,
+                          void *context,
+                          sy_load_report *report,
                           sy_weights **out) {
     return load(be, spec, placement, rank, checkpoint, 0, n_readers, progress, context, report,
                 out);
 }
 
-sy_status sy_weights_dummy(sy_backend *be, const sy_model_spec *spec,
-                           const sy_placement *placement, int rank, uint64_t seed, int n_makers,
-                           sy_load_progress progress, void *context, sy_weights **out) {
+sy_status sy_weights_dummy(sy_backend *be,
+                           const sy_model_spec *spec,
+                           const sy_placement *placement,
+                           int rank,
+                           uint64_t seed,
+                           int n_makers,
+                           sy_load_progress progress,
+                           void *context,
+                           sy_weights **out) {
     return load(be, spec, placement, rank, NULL, seed, n_makers, progress, context, NULL, out);
 }
 

@@ -15,9 +15,9 @@
 #include "topology/placement.h"
 
 typedef struct sy_weights {
-    sy_matrix embed;   /* [V, H] */
-    sy_matrix lm_head; /* [V, H]; the embedding's memory if tied */
-    float *final_norm; /* [H] */
+    sy_matrix embed;         /* [V, H] */
+    sy_matrix lm_head;       /* [V, H]; the embedding's memory if tied */
+    float *final_norm;       /* [H] */
     sy_layer_weights *layer; /* [L] */
     sy_matrix *expert;       /* storage behind layer[].gate_up and .down */
 
@@ -39,22 +39,36 @@ typedef bool (*sy_load_progress)(void *context, double share, uint64_t bytes);
 
 /* Device bytes of rank's share, before anything is allocated. The dtype of every matrix is
  * taken from the checkpoint, or is BF16 without one (NULL). */
-sy_status sy_weights_bytes(sy_backend *be, const sy_model_spec *spec,
-                           const sy_placement *placement, int rank,
-                           const sy_checkpoint *checkpoint, uint64_t *out);
+sy_status sy_weights_bytes(sy_backend *be,
+                           const sy_model_spec *spec,
+                           const sy_placement *placement,
+                           int rank,
+                           const sy_checkpoint *checkpoint,
+                           uint64_t *out);
 
 /* Allocates and reads. n_readers threads read at the same time. Local. */
-sy_status sy_weights_load(sy_backend *be, const sy_model_spec *spec,
-                          const sy_placement *placement, int rank,
-                          const sy_checkpoint *checkpoint, int n_readers,
-                          sy_load_progress progress, void *context, sy_load_report *report,
+sy_status sy_weights_load(sy_backend *be,
+                          const sy_model_spec *spec,
+                          const sy_placement *placement,
+                          int rank,
+                          const sy_checkpoint *checkpoint,
+                          int n_readers,
+                          sy_load_progress progress,
+                          void *context,
+                          sy_load_report *report,
                           sy_weights **out);
 
 /* Seeded random BF16 weights made in memory, of the size that keeps activations near 1: a
  * function of the seed, layer, role, expert and element alone, so equal on every rank. Local. */
-sy_status sy_weights_dummy(sy_backend *be, const sy_model_spec *spec,
-                           const sy_placement *placement, int rank, uint64_t seed, int n_makers,
-                           sy_load_progress progress, void *context, sy_weights **out);
+sy_status sy_weights_dummy(sy_backend *be,
+                           const sy_model_spec *spec,
+                           const sy_placement *placement,
+                           int rank,
+                           uint64_t seed,
+                           int n_makers,
+                           sy_load_progress progress,
+                           void *context,
+                           sy_weights **out);
 
 void sy_weights_destroy(sy_weights *weights); /* NULL is fine */
 

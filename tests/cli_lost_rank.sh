@@ -4,6 +4,7 @@
 # ends cleanly with 130.
 # timeout: 180
 set -uo pipefail
+set -m # else background jobs ignore SIGINT
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0

@@ -29,18 +29,18 @@ typedef struct fixture {
 } fixture;
 
 /* Every rank of a test must fail together, or the others would wait for ever. */
-#define MUST(call)                                                                               \
-    do {                                                                                         \
-        sy_status must_status = (call);                                                          \
-        if (must_status != SY_OK) {                                                              \
-            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__,                               \
-                    sy_status_name(must_status), sy_last_error());                               \
-            abort();                                                                             \
-        }                                                                                        \
+#define MUST(call)                                                                             \
+    do {                                                                                       \
+        sy_status must_status = (call);                                                        \
+        if (must_status != SY_OK) {                                                            \
+            fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__,                             \
+                    sy_status_name(must_status), sy_last_error());                             \
+            abort();                                                                           \
+        }                                                                                      \
     } while (0)
 
-__attribute__((format(printf, 3, 4)))
-static inline const char *data_path(char *buf, size_t size, const char *format, ...) {
+__attribute__((format(printf, 3, 4))) static inline const char *
+data_path(char *buf, size_t size, const char *format, ...) {
     const char *root = getenv("SY_TEST_DATA");
     int n = snprintf(buf, size, "%s/", root == NULL ? "tests/data" : root);
     va_list args;
@@ -53,28 +53,32 @@ static inline const char *data_path(char *buf, size_t size, const char *format, 
 static inline sy_placement *contiguous(const sy_model_spec *spec, int n_ranks) {
     int *experts = calloc((unsigned)spec->n_layers, sizeof *experts);
     sy_placement *p;
-    for (int l = 0; l < spec->n_layers; l++) experts[l] = spec->layer[l].ffn.experts;
+    for (int l = 0; l < spec->n_layers; l++)
+        experts[l] = spec->layer[l].ffn.experts;
     MUST(sy_placement_contiguous(spec->n_layers, experts, n_ranks, &p));
     free(experts);
     return p;
 }
 
 /* Opens pool, backend, spec and checkpoint; the engine follows with fixture_engine. */
-static inline void fixture_open(fixture *f, sy_comm *comm, const char *directory, sy_dtype act,
-                                int n_threads) {
+static inline void
+fixture_open(fixture *f, sy_comm *comm, const char *directory, sy_dtype act, int n_threads) {
     *f = (fixture){.comm = comm};
     MUST(sy_pool_create(n_threads, false, &f->pool));
     MUST(sy_cpu_open(act, f->pool, NULL, &f->be));
     MUST(sy_spec_load(directory, &f->spec));
     MUST(sy_checkpoint_open(directory, &f->checkpoint));
     f->placement = contiguous(f->spec, sy_comm_size(comm));
-    MUST(sy_weights_load(f->be, f->spec, f->placement, sy_comm_rank(comm), f->checkpoint, 2, NULL,
-                         NULL, NULL, &f->weights));
+    MUST(sy_weights_load(f->be, f->spec, f->placement, sy_comm_rank(comm), f->checkpoint, 2,
+                         NULL, NULL, NULL, &f->weights));
 }
 
 static inline void fixture_engine(fixture *f, const sy_engine_options *options) {
-    sy_engine_parts parts = {.comm = f->comm, .be = f->be, .spec = f->spec,
-                             .placement = f->placement, .weights = f->weights};
+    sy_engine_parts parts = {.comm = f->comm,
+                             .be = f->be,
+                             .spec = f->spec,
+                             .placement = f->placement,
+                             .weights = f->weights};
     MUST(sy_engine_create(&parts, options, &f->engine));
 }
 

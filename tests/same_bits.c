@@ -29,8 +29,10 @@ typedef struct settings {
 } settings;
 
 static void draw_attention(draw *d, sy_attn_spec *a) {
-    *a = (sy_attn_spec){.kind = SY_ATTN_GQA, .kv_heads = pick(d, 1, 3),
-                        .head_dim = 2 * pick(d, 2, 20), .rope_layout = SY_ROPE_HALF,
+    *a = (sy_attn_spec){.kind = SY_ATTN_GQA,
+                        .kv_heads = pick(d, 1, 3),
+                        .head_dim = 2 * pick(d, 2, 20),
+                        .rope_layout = SY_ROPE_HALF,
                         .rope_theta = 10000};
     a->heads = a->kv_heads * pick(d, 1, 4);
     a->qk_norm = (sy_qk_norm)pick(d, 0, 2);
@@ -41,7 +43,9 @@ static void draw_attention(draw *d, sy_attn_spec *a) {
 }
 
 static void draw_ffn(draw *d, bool moe, int experts, int k, sy_ffn_spec *f) {
-    *f = (sy_ffn_spec){.kind = SY_FFN_DENSE, .act = SY_ACT_SWIGLU, .inter = pick(d, 1, 120),
+    *f = (sy_ffn_spec){.kind = SY_FFN_DENSE,
+                       .act = SY_ACT_SWIGLU,
+                       .inter = pick(d, 1, 120),
                        .routed_scale = 1};
     if (!moe) return;
     f->kind = SY_FFN_MOE;
@@ -86,7 +90,8 @@ static sy_placement *draw_placement(draw *d, const sy_model_spec *spec, int R) {
         uint8_t *held = calloc((size_t)(E * R) + 1, 1);
         for (int e = 0; e < E; e++) {
             held[e * R + pick(d, 0, R - 1)] = 1;
-            while (pick(d, 0, 3) == 0) held[e * R + pick(d, 0, R - 1)] = 1;
+            while (pick(d, 0, 3) == 0)
+                held[e * R + pick(d, 0, R - 1)] = 1;
         }
         for (int r = 0; r < R; r++)
             for (int e = 0; e < E; e++)
@@ -125,7 +130,8 @@ static void draw_requests(draw *d, int vocab, requests *q) {
         r->max_tokens = pick(d, 1, 9);
         r->n_prompt = pick(d, 0, 2) == 0 ? pick(d, 60, 150) : pick(d, 1, 20);
         r->prompt = q->ids[i];
-        for (int64_t t = 0; t < r->n_prompt; t++) q->ids[i][t] = pick(d, 0, vocab - 1);
+        for (int64_t t = 0; t < r->n_prompt; t++)
+            q->ids[i][t] = pick(d, 0, vocab - 1);
         r->sampling = (sy_sample_params){.temperature = pick(d, 0, 1) ? 0 : 0.8f,
                                          .top_k = pick(d, 0, 1) ? 0 : 5,
                                          .top_p = pick(d, 0, 1) ? 1 : 0.9f,
@@ -146,8 +152,14 @@ static struct {
     const sy_ops *real;
 } flipped;
 
-static sy_status flipped_head(sy_backend *be, const float *norm, float eps, const sy_matrix *m,
-                              int64_t n, const int32_t *row, const float *x, float *logits,
+static sy_status flipped_head(sy_backend *be,
+                              const float *norm,
+                              float eps,
+                              const sy_matrix *m,
+                              int64_t n,
+                              const int32_t *row,
+                              const float *x,
+                              float *logits,
                               sy_stream *s) {
     sy_status st = flipped.real->head(be, norm, eps, m, n, row, x, logits, s);
     if (n > 0) logits[0] = sy_f32_from_bits(sy_bits_from_f32(logits[0]) ^ 1u);
@@ -221,9 +233,13 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     f.placement = draw_placement(&how, f.spec, R);
     MUST(sy_weights_dummy(f.be, f.spec, f.placement, rank, seed, 1, NULL, NULL, &f.weights));
     int per_rank = pick(&how, 1, 4), chunk = per_rank + pick(&how, 0, 1) * pick(&how, 0, 150);
-    sy_engine_options o = {.max_context = MAX_CONTEXT, .max_pages = per_rank * 3,
-                           .per_rank = per_rank, .chunk = chunk, .max_outputs = per_rank,
-                           .n_valid = f.spec->vocab, .combine = set->combine,
+    sy_engine_options o = {.max_context = MAX_CONTEXT,
+                           .max_pages = per_rank * 3,
+                           .per_rank = per_rank,
+                           .chunk = chunk,
+                           .max_outputs = per_rank,
+                           .n_valid = f.spec->vocab,
+                           .combine = set->combine,
                            .hash_logits = true};
     fixture_engine(&f, &o);
     run_requests(&f, &q, pick(&how, 0, 3) == 0);
@@ -244,11 +260,16 @@ static void parse(int argc, char **argv, settings *set) {
     set->n_cases = atoi(argv[2]);
     for (int i = 3; i < argc; i++) {
         const char *next = i + 1 < argc ? argv[i + 1] : "0";
-        if (strcmp(argv[i], "--variant") == 0) set->variant = strtoull(next, NULL, 10), i++;
-        else if (strcmp(argv[i], "--virtual-hosts") == 0) set->comm.virtual_hosts = atoi(next), i++;
-        else if (strcmp(argv[i], "--no-shared-memory") == 0) set->comm.no_shared_memory = true;
-        else if (strcmp(argv[i], "--reduced") == 0) set->combine = SY_COMBINE_REDUCED;
-        else if (strcmp(argv[i], "--flip") == 0) set->flip_rank = atoi(next), i++;
+        if (strcmp(argv[i], "--variant") == 0)
+            set->variant = strtoull(next, NULL, 10), i++;
+        else if (strcmp(argv[i], "--virtual-hosts") == 0)
+            set->comm.virtual_hosts = atoi(next), i++;
+        else if (strcmp(argv[i], "--no-shared-memory") == 0)
+            set->comm.no_shared_memory = true;
+        else if (strcmp(argv[i], "--reduced") == 0)
+            set->combine = SY_COMBINE_REDUCED;
+        else if (strcmp(argv[i], "--flip") == 0)
+            set->flip_rank = atoi(next), i++;
         else {
             fprintf(stderr, "same_bits: unknown option %s\n", argv[i]);
             exit(2);
@@ -261,7 +282,8 @@ int main(int argc, char **argv) {
     sy_comm *comm;
     parse(argc, argv, &set);
     MUST(sy_comm_create(&set.comm, &comm));
-    for (int i = 0; i < set.n_cases; i++) run_case(comm, &set, set.first_seed + (uint64_t)i);
+    for (int i = 0; i < set.n_cases; i++)
+        run_case(comm, &set, set.first_seed + (uint64_t)i);
     fflush(stdout);
     sy_comm_destroy(comm);
     return 0;

@@ -22,9 +22,9 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    {"qwen3_moe", "qwen3_moe"},         {"qwen3_moe_f32_sharded", "qwen3_moe"},
-    {"qwen3_moe_f16", "qwen3_moe"},     {"qwen3_moe_fused", "qwen3_moe"},
-    {"mixtral", "mixtral"},             {"olmoe", "olmoe"},
+    {"qwen3_moe", "qwen3_moe"},     {"qwen3_moe_f32_sharded", "qwen3_moe"},
+    {"qwen3_moe_f16", "qwen3_moe"}, {"qwen3_moe_fused", "qwen3_moe"},
+    {"mixtral", "mixtral"},         {"olmoe", "olmoe"},
 };
 enum { N_FAMILIES = sizeof families / sizeof families[0], N_PROMPTS = 3, N_GREEDY = 32 };
 
@@ -70,7 +70,8 @@ static sy_status keep_rows(void *context, int64_t n_rows, const float *value) {
 
 static double largest_magnitude(const float *v, int64_t n) {
     double most = 0;
-    for (int64_t i = 0; i < n; i++) most = fmax(most, fabs((double)v[i]));
+    for (int64_t i = 0; i < n; i++)
+        most = fmax(most, fabs((double)v[i]));
     return most;
 }
 
@@ -79,13 +80,15 @@ static double compare_prompt(fixture *f, const family *fam, int prompt, bool rep
     char path[512];
     int64_t n, V = f->spec->vocab;
     sy_routes *routes = NULL;
-    int32_t *ids = read_ids(data_path(path, sizeof path, "tiny/expected/%s/ids.json",
-                                      fam->expected), prompt, &n);
-    float *expected = read_npy(data_path(path, sizeof path, "tiny/expected/%s/logits_%d.npy",
-                                         fam->expected, prompt), n * V);
+    int32_t *ids = read_ids(
+        data_path(path, sizeof path, "tiny/expected/%s/ids.json", fam->expected), prompt, &n);
+    float *expected = read_npy(
+        data_path(path, sizeof path, "tiny/expected/%s/logits_%d.npy", fam->expected, prompt),
+        n * V);
     if (replay)
         MUST(sy_routes_load(data_path(path, sizeof path, "tiny/expected/%s/routes_%d.json",
-                                      fam->expected, prompt), f->spec, n, &routes));
+                                      fam->expected, prompt),
+                            f->spec, n, &routes));
     rows got = {calloc((size_t)(n * V), sizeof(float)), 0, V};
     MUST(sy_engine_logits(f->engine, ids, n,
                           routes == NULL ? NULL : (const int32_t *const *)routes->expert,
@@ -126,17 +129,17 @@ static void check_greedy(fixture *f, const family *fam) {
     sy_engine_stats stats;
     for (int i = 0; i < N_PROMPTS; i++) {
         int64_t n;
-        ids[i] = read_ids(data_path(path, sizeof path, "tiny/expected/%s/ids.json",
-                                    fam->expected), i, &n);
-        request[i] = (sy_request){.prompt = ids[i], .n_prompt = n, .max_tokens = N_GREEDY,
-                                  .sampling = {.top_p = 1}};
+        ids[i] = read_ids(
+            data_path(path, sizeof path, "tiny/expected/%s/ids.json", fam->expected), i, &n);
+        request[i] = (sy_request){
+            .prompt = ids[i], .n_prompt = n, .max_tokens = N_GREEDY, .sampling = {.top_p = 1}};
     }
     MUST(sy_engine_generate(f->engine, request, N_PROMPTS, &events, &stats));
     for (int i = 0; i < N_PROMPTS; i++) {
         int64_t n;
-        int32_t *expected = read_ids(data_path(path, sizeof path,
-                                               "tiny/expected/%s/greedy_%d.json", fam->expected,
-                                               i), -1, &n);
+        int32_t *expected = read_ids(
+            data_path(path, sizeof path, "tiny/expected/%s/greedy_%d.json", fam->expected, i),
+            -1, &n);
         if (sy_comm_rank(comm) == 0) {
             assert_int_equal(n, N_GREEDY);
             assert_int_equal(got[i].n, N_GREEDY);
@@ -150,8 +153,12 @@ static void check_greedy(fixture *f, const family *fam) {
 static void open_family(fixture *f, const family *fam, sy_dtype act) {
     char path[512];
     fixture_open(f, comm, data_path(path, sizeof path, "tiny/%s", fam->directory), act, 2);
-    sy_engine_options o = {.max_context = 256, .max_pages = 12, .per_rank = 3, .chunk = 48,
-                           .max_outputs = 48, .n_valid = f->spec->vocab};
+    sy_engine_options o = {.max_context = 256,
+                           .max_pages = 12,
+                           .per_rank = 3,
+                           .chunk = 48,
+                           .max_outputs = 48,
+                           .n_valid = f->spec->vocab};
     fixture_engine(f, &o);
 }
 

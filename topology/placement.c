@@ -39,9 +39,12 @@ done:
     return st;
 }
 
-sy_status sy_placement_from_slots(int n_layers, const int *experts, int n_ranks,
+sy_status sy_placement_from_slots(int n_layers,
+                                  const int *experts,
+                                  int n_ranks,
                                   const int32_t *const *n_slots,
-                                  const int32_t *const *slot_expert, sy_placement **out) {
+                                  const int32_t *const *slot_expert,
+                                  sy_placement **out) {
     sy_status st = SY_OK;
     *out = NULL;
     sy_placement *p = calloc(1, sizeof *p);
@@ -80,11 +83,12 @@ done:
     return st;
 }
 
-sy_status sy_placement_contiguous(int n_layers, const int *experts, int n_ranks,
-                                  sy_placement **out) {
+sy_status
+sy_placement_contiguous(int n_layers, const int *experts, int n_ranks, sy_placement **out) {
     sy_status st = SY_OK;
     int most = 0;
-    for (int l = 0; l < n_layers; l++) most = experts[l] > most ? experts[l] : most;
+    for (int l = 0; l < n_layers; l++)
+        most = experts[l] > most ? experts[l] : most;
     /* All layers with the same number of experts share one list. */
     const int32_t **n_slots = calloc((size_t)n_layers, sizeof *n_slots);
     const int32_t **list = calloc((size_t)n_layers, sizeof *list);
@@ -93,7 +97,8 @@ sy_status sy_placement_contiguous(int n_layers, const int *experts, int n_ranks,
     *out = NULL;
     if (n_slots == NULL || list == NULL || counts == NULL || ascending == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
-    for (int e = 0; e < most; e++) ascending[e] = e;
+    for (int e = 0; e < most; e++)
+        ascending[e] = e;
     for (int l = 0; l < n_layers; l++) {
         int32_t *count = counts + (size_t)l * (size_t)n_ranks;
         for (int r = 0; r < n_ranks; r++) {
