@@ -63,27 +63,30 @@ static uint64_t number_in_file(const char *path) {
     return value;
 }
 
-static uint64_t mem_available_kernel(void) {
-    uint64_t value = UINT64_MAX;
-    FILE *f = fopen("/proc/meminfo", "r");
+/* The number on the line of a file that begins with `name`, times `unit`, or UINT64_MAX. */
+static uint64_t number_after(const char *path, const char *name, uint64_t unit) {
+    uint64_t value = UINT64_MAX, bytes;
+    FILE *f = fopen(path, "r");
     if (f == NULL) return value;
     char line[256];
-    unsigned long long kib;
-    while (fgets(line, sizeof line, f) != NULL) {
-        if (sscanf(line, "MemAvailable: %llu", &kib) == 1) {
-            value = kib * 1024;
-            break;
-        }
-    }
+    size_t length = strlen(name);
+    unsigned long long n;
+    while (value == UINT64_MAX && fgets(line, sizeof line, f) != NULL)
+        if (strncmp(line, name, length) == 0 && line[length] == ' ' &&
+            sscanf(line + length, "%llu", &n) == 1 && sy_mul_u64(n, unit, &bytes))
+            value = bytes;
     fclose(f);
     return value;
 }
 
 uint64_t sy_mem_available(void) {
-    uint64_t available = mem_available_kernel();
+    uint64_t available = number_after("/proc/meminfo", "MemAvailable:", 1024);
     uint64_t limit = number_in_file("/sys/fs/cgroup/memory.max");
     uint64_t current = number_in_file("/sys/fs/cgroup/memory.current");
     if (limit != UINT64_MAX && current != UINT64_MAX) {
+        /* Files that were read count as used, and are dropped when memory is needed. */
+        uint64_t cached = number_after("/sys/fs/cgroup/memory.stat", "inactive_file", 1);
+        if (cached != UINT64_MAX) current -= cached < current ? cached : current;
         uint64_t left = limit > current ? limit - current : 0;
         if (left < available) available = left;
     }

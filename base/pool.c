@@ -132,6 +132,12 @@ void sy_pool_run(sy_pool *pool, sy_pool_fn fn, void *arg) {
     flush_denormals_restore(mode);
 }
 
+void sy_pool_run_alone(sy_pool_fn fn, void *arg) {
+    unsigned mode = flush_denormals_on();
+    fn(arg, 0, 1);
+    flush_denormals_restore(mode);
+}
+
 /* Whole cores of the cgroup's quota ("max 100000" or "150000 100000"), or INT_MAX. */
 static int cores_in_quota(void) {
     int cores = 1 << 30;

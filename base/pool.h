@@ -29,6 +29,10 @@ int sy_pool_threads(const sy_pool *pool);
 void sy_pool_run(sy_pool *pool, sy_pool_fn fn, void *arg);
 void sy_pool_barrier(sy_pool *pool);
 
+/* fn(arg, 0, 1) on the caller alone, in the same floating-point mode: for work that is over
+ * before another thread would have woken up. fn must not use the barrier. */
+void sy_pool_run_alone(sy_pool_fn fn, void *arg);
+
 /* The contiguous share [*begin, *end) of n units that belongs to a thread. */
 static inline void
 sy_pool_share(int64_t n, int thread, int n_threads, int64_t *begin, int64_t *end) {

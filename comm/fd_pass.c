@@ -108,10 +108,14 @@ take_fd(int sock, uint64_t secret, int n_ranks, exchange_state *state, int *rece
     ssize_t n = recvmsg(sock, &message, MSG_CMSG_CLOEXEC);
     if (n < 0) return errno == EINTR;
     int fd = -1;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c))
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
-            c->cmsg_len == CMSG_LEN(sizeof fd))
-            memcpy(&fd, CMSG_DATA(c), sizeof fd);
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&message); c != NULL; c = CMSG_NXTHDR(&message, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
+        /* Padding leaves room for a second descriptor; a stranger's must not stay open. */
+        for (size_t at = 0; CMSG_LEN(at + sizeof fd) <= c->cmsg_len; at += sizeof fd) {
+            if (fd >= 0) close(fd);
+            memcpy(&fd, CMSG_DATA(c) + at, sizeof fd);
+        }
+    }
     bool expected = n == (ssize_t)sizeof hello && hello.secret == secret && hello.rank >= 0 &&
                     hello.rank < n_ranks && state[hello.rank].to_receive;
     if (expected && fd >= 0) {

@@ -86,12 +86,15 @@ run_once(bench *b, int64_t n_batch, int64_t n_prompt, int64_t n_gen, sy_engine_s
     sy_status st = SY_OK;
     const sy_engine_events events = {on_token, on_step, NULL, NULL};
     sy_request *requests = calloc((size_t)n_batch, sizeof *requests);
-    if (requests == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for the batch");
+    if (requests == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the batch");
+    SY_TRY(sy_comm_agree(b->session->comm, st));
     for (int64_t i = 0; i < n_batch; i++)
         requests[i] = (sy_request){b->ids, n_prompt, n_gen, {.top_p = 1}};
     st = sy_engine_generate(b->session->engine, requests, (int)n_batch, &events, stats);
+    st = sy_session_step(b->session, st);
+done:
     free(requests);
-    return sy_session_step(b->session, st);
+    return st;
 }
 
 /* What the machine gives right now: all ranks probe at the same time, their rates add up. */
@@ -186,7 +189,7 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
     sy_status st = SY_OK;
     sy_session *s = b->session;
     sy_bench_row *row = &b->row;
-    int reps = (int)sy_min(b->options->repetitions, SY_BENCH_MAX_REPETITIONS);
+    int reps = b->options->repetitions;
     *row = (sy_bench_row){.n_batch = n_batch,
                           .n_tokens = n,
                           .is_prefill = kind == PREFILL,

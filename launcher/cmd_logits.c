@@ -105,14 +105,15 @@ sy_status sy_cmd_logits(const sy_options *options) {
     if (options->routes != NULL)
         SY_TRY(sy_comm_agree(session.comm,
                              sy_routes_load(options->routes, session.spec, n, &routes)));
+    /* Before the weights are read, which takes long. */
+    if (session.rank == 0) st = open_output(&session, n, &out);
+    SY_TRY(sy_comm_agree(session.comm, st));
     sy_engine_options wish = {.max_context = n,
                               .max_pages = sy_kv_pages(n),
                               .per_rank = 1,
                               .chunk = sy_min(options->chunk, n)};
     wish.max_outputs = wish.chunk;
     SY_TRY(sy_session_engine(&session, wish));
-    if (session.rank == 0) st = open_output(&session, n, &out);
-    SY_TRY(sy_comm_agree(session.comm, st));
     st = sy_engine_logits(session.engine, ids, n,
                           routes == NULL ? NULL : (const int32_t *const *)routes->expert,
                           on_rows, &out);

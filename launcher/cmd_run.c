@@ -48,10 +48,11 @@ static sy_sample_params sampling_of(const run *r, int i) {
                           .seed = o->seed};
     const sy_sampling_defaults *d = &r->session->spec->sampling;
     if (o->sampling != NULL) { /* "model" */
-        p.temperature = d->do_sample == 0 ? 0 : d->temperature >= 0 ? (float)d->temperature : 1;
-        if (d->top_k >= 0) p.top_k = (int)d->top_k;
-        if (d->top_p >= 0) p.top_p = (float)d->top_p;
-        if (d->min_p >= 0) p.min_p = (float)d->min_p;
+        double model = d->do_sample == 0 ? 0 : d->temperature >= 0 ? d->temperature : 1;
+        if (!o->temperature_given) p.temperature = (float)model;
+        if (!o->top_k_given && d->top_k >= 0) p.top_k = (int)d->top_k;
+        if (!o->top_p_given && d->top_p >= 0) p.top_p = (float)d->top_p;
+        if (!o->min_p_given && d->min_p >= 0) p.min_p = (float)d->min_p;
     }
     if (r->prompts.n > 1) { /* a prompt keeps its text wherever it stands in the list */
         const sy_ids *ids = &r->prompts.prompt[i].ids;

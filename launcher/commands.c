@@ -10,7 +10,15 @@ const sy_command sy_commands[] = {
      .text =
          "The prompt comes from one of --prompt, --file, --prompts or --ids, else from stdin.\n"
          "The text is printed while it is made. Equal requests give equal text on any number\n"
-         "of ranks.",
+         "of ranks. A prompt is raw text: no template is applied to it.\n"
+         "\n"
+         "--json prints one object per prompt: prompt (its number, from 0), prompt_ids, ids,\n"
+         "text, finish_reason (length, end_token, stop_string or interrupted) and timings\n"
+         "(first_token_s and last_token_s, seconds from the start of the run).\n"
+         "\n"
+         "--loads writes {\"version\": 1, \"model\", \"ranks\", \"tokens\", \"layers\": [...]}. A\n"
+         "layer with experts is {\"layer\", \"experts\", \"top_k\", \"counts\"}; counts has one row\n"
+         "per expert, the tokens that each rank computed with it.",
      .needs_model = true,
      .parallel = true,
      .main = sy_cmd_run},

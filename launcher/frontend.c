@@ -344,6 +344,8 @@ done:
 
 static sy_status check_request(sy_options *options) {
     int slots;
+    if (options->hostfile != NULL && access(options->hostfile, R_OK) != 0)
+        return sy_fail(SY_ERR_IO, "--hostfile %s: %s", options->hostfile, strerror(errno));
     sy_status st = sy_mpirun_slots(options->hosts, &slots);
     if (st != SY_OK || slots == 0) return st;
     if (options->n_ranks > slots)

@@ -58,6 +58,7 @@ static void print_command_help(const sy_command *command) {
     for (const sy_option *o = sy_option_table; o->name != NULL; o++)
         if (sy_option_applies(o, command)) print_option(o);
     printf("  -h, --help%*sthis text\n", TEXT_COLUMN - 12, "");
+    printf("      --version%*sversion, commit, compiler, MPI\n", TEXT_COLUMN - 15, "");
 }
 
 static void print_program_help(void) {

@@ -42,6 +42,8 @@ int sy_launch(int argc, char **argv) {
     bool first = options.world_rank <= 0; /* all ranks find the same fault, this one says it */
     if (st != SY_OK && first) sy_output_final(st, sy_last_error());
     if (st != SY_OK || handled) goto done;
+    /* A command that needs no ranks answers once, also under mpirun. */
+    if (!options.command->parallel && options.under_launcher && !first) goto done;
     if (options.verbose && first && options.front_end == NULL) describe(&options);
     st = sy_frontend_wanted(&options) ? sy_frontend_run(&options) : run_here(&options);
     /* mpirun takes its time to end a job of which a rank exits with a failure. The front end has

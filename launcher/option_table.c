@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "launcher/bench_table.h"
+
 #define FIELD(name) offsetof(sy_options, name)
 #define MAX_TOKENS 16777216.0 /* 2^24 */
 
@@ -14,7 +16,7 @@ const sy_option sy_option_table[] = {
      .help = "the prompt"},
     {.name = "file", .letter = 'f', .argument = "FILE", .kind = SY_OPTION_TEXT,
      .offset = FIELD(prompt_file), .commands = "run", .exclusive = 'p',
-     .help = "read the prompt from FILE, - for stdin"},
+     .help = "read the prompt from FILE as it is, - for stdin less its last newline"},
     {.name = "prompts", .argument = "FILE", .kind = SY_OPTION_TEXT,
      .offset = FIELD(prompts_file), .commands = "run", .exclusive = 'p',
      .help = "many prompts, one JSON string a line, - for stdin"},
@@ -26,21 +28,25 @@ const sy_option sy_option_table[] = {
      .max = MAX_TOKENS,
      .help = "most tokens to generate per prompt"},
     {.name = "ctx", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(ctx),
-     .commands = "run logits bench", .initial = "0", .min = 0, .max = MAX_TOKENS,
-     .help = "context length to reserve memory for; 0: what the request needs"},
+     .commands = "run", .initial = "0", .min = 0, .max = MAX_TOKENS,
+     .help = "refuse requests that need more context than this; 0: than the model's"},
     {.name = "chunk", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(chunk),
      .commands = "run logits bench", .initial = "512", .min = 1, .max = 65536,
      .help = "most prompt tokens of a rank in one step"},
     {.name = "temperature", .argument = "X", .kind = SY_OPTION_REAL,
-     .offset = FIELD(temperature), .commands = "run", .initial = "0", .min = 0, .max = 100,
+     .offset = FIELD(temperature), .given = FIELD(temperature_given), .commands = "run",
+     .initial = "0", .min = 0, .max = 100,
      .help = "sampling temperature; 0 takes the likeliest token"},
-    {.name = "top-k", .argument = "N", .kind = SY_OPTION_INT64, .offset = FIELD(top_k),
+    {.name = "top-k", .argument = "N", .kind = SY_OPTION_INT64,
+     .offset = FIELD(top_k), .given = FIELD(top_k_given),
      .commands = "run", .initial = "0", .min = 0, .max = MAX_TOKENS,
      .help = "sample among the N likeliest tokens; 0: all"},
-    {.name = "top-p", .argument = "X", .kind = SY_OPTION_REAL, .offset = FIELD(top_p),
+    {.name = "top-p", .argument = "X", .kind = SY_OPTION_REAL,
+     .offset = FIELD(top_p), .given = FIELD(top_p_given),
      .commands = "run", .initial = "1", .min = 0, .max = 1,
      .help = "sample among the fewest tokens whose probabilities reach X together"},
-    {.name = "min-p", .argument = "X", .kind = SY_OPTION_REAL, .offset = FIELD(min_p),
+    {.name = "min-p", .argument = "X", .kind = SY_OPTION_REAL,
+     .offset = FIELD(min_p), .given = FIELD(min_p_given),
      .commands = "run", .initial = "0", .min = 0, .max = 1,
      .help = "drop tokens less likely than X times the likeliest"},
     {.name = "seed", .argument = "N", .kind = SY_OPTION_UINT64, .offset = FIELD(seed),
@@ -90,7 +96,7 @@ const sy_option sy_option_table[] = {
      .help = "numbers of sequences that run together"},
     {.name = "repetitions", .letter = 'r', .argument = "N", .kind = SY_OPTION_INT,
      .offset = FIELD(repetitions), .commands = "bench", .initial = "3", .min = 1,
-     .max = 10000,
+     .max = SY_BENCH_MAX_REPETITIONS,
      .help = "runs of each measurement"},
     {.name = "format", .argument = "FORMAT", .kind = SY_OPTION_CHOICE,
      .offset = FIELD(format), .commands = "bench", .initial = "markdown",

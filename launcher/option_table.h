@@ -25,6 +25,7 @@ typedef struct sy_option {
     const char *argument; /* name of the argument in --help; NULL for a flag */
     sy_option_kind kind;
     size_t offset;        /* of the field in sy_options */
+    size_t given;         /* of a bool that tells a given value from the default, or 0 */
     const char *commands; /* words: names of commands, "@all", "@parallel" */
     const char *initial;  /* default in the user's spelling; NULL: unset */
     double min, max;

@@ -12,7 +12,7 @@
 #include "launcher/option_table.h"
 #include "launcher/version.h"
 
-enum { MAX_ROWS = 96, HELP_CODE = 255, LONG_CODE = 256 };
+enum { MAX_ROWS = 96, VERSION_CODE = 254, HELP_CODE = 255, LONG_CODE = 256 };
 
 /* One call of sy_options_parse: the rows of the command, as getopt_long wants them. */
 typedef struct parser {
@@ -20,7 +20,7 @@ typedef struct parser {
     int n_rows;
     const sy_option *rows[MAX_ROWS];
     bool given[MAX_ROWS];
-    struct option longs[MAX_ROWS + 2];
+    struct option longs[MAX_ROWS + 3];
     char letters[3 * MAX_ROWS];
 } parser;
 
@@ -225,6 +225,7 @@ static void parser_init(parser *p, sy_options *out) {
         if (has_argument == required_argument) p->letters[used++] = ':';
     }
     p->longs[p->n_rows] = (struct option){"help", no_argument, NULL, HELP_CODE};
+    p->longs[p->n_rows + 1] = (struct option){"version", no_argument, NULL, VERSION_CODE};
 }
 
 static int row_of_code(const parser *p, int code) {
@@ -273,7 +274,8 @@ static sy_status refused(const parser *p, int code, char **argv) {
         return sy_fail(SY_ERR_USAGE, "--%s needs an argument: %s", p->rows[i]->name,
                        p->rows[i]->argument);
     if (i >= 0) return sy_fail(SY_ERR_USAGE, "--%s takes no argument", p->rows[i]->name);
-    if (optopt == HELP_CODE) return sy_fail(SY_ERR_USAGE, "--help takes no argument");
+    if (optopt == HELP_CODE || optopt == VERSION_CODE)
+        return sy_fail(SY_ERR_USAGE, "--help and --version take no argument");
     if (optopt != 0)
         return sy_fail(SY_ERR_USAGE, "%s has no option -%c; see switchyard %s --help", command,
                        optopt, command);
@@ -300,14 +302,15 @@ static sy_status check_exclusive(const parser *p, int i) {
     return SY_OK;
 }
 
-static sy_status parse_arguments(parser *p, int argc, char **argv, bool *help) {
+/* Sets *asked to HELP_CODE or VERSION_CODE where that is all that is wanted. */
+static sy_status parse_arguments(parser *p, int argc, char **argv, int *asked) {
     sy_status st = SY_OK;
     int code;
     opterr = 0;
     optind = 0; /* glibc: begin anew */
     while ((code = getopt_long(argc, argv, p->letters, p->longs, NULL)) != -1) {
-        if (code == 'h' || code == HELP_CODE) {
-            *help = true;
+        if (code == 'h' || code == HELP_CODE || code == VERSION_CODE) {
+            *asked = code == VERSION_CODE ? VERSION_CODE : HELP_CODE;
             goto done;
         }
         if (code == 1) {
@@ -322,6 +325,7 @@ static sy_status parse_arguments(parser *p, int argc, char **argv, bool *help) {
         p->given[i] = true;
         SY_TRY(check_exclusive(p, i));
         SY_TRY(set_option(p->out, p->rows[i], optarg));
+        if (p->rows[i]->given != 0) *(bool *)((char *)p->out + p->rows[i]->given) = true;
         SY_TRY(forward_option(p->out, p->rows[i], optarg));
     }
     while (optind < argc)
@@ -366,13 +370,13 @@ static void take_world(sy_options *out) {
 static sy_status parse_command(int argc, char **argv, sy_options *out, bool *handled) {
     sy_status st = SY_OK;
     parser p;
-    bool help = false;
+    int asked = 0;
     parser_init(&p, out);
     SY_TRY(add_rank_arg(out, out->command->name, "", "", ""));
-    SY_TRY(parse_arguments(&p, argc, argv, &help));
-    if (help) {
+    SY_TRY(parse_arguments(&p, argc, argv, &asked));
+    if (asked != 0) {
         *handled = true;
-        SY_TRY(sy_help_print(out->command));
+        SY_TRY(asked == VERSION_CODE ? sy_version_print() : sy_help_print(out->command));
         goto done;
     }
     SY_TRY(take_environment(&p));

@@ -50,12 +50,13 @@ struct sy_options {
     const char *prompts_file; /* --prompts FILE, one JSON string a line */
     const char *ids;          /* --ids "1 2 3" (run, logits) */
     int64_t max_tokens;       /* --max-tokens, default 128 */
-    int64_t ctx;              /* --ctx, 0 = what the request needs, at most the model's */
+    int64_t ctx;              /* --ctx: most tokens of a request, 0 = as the model's context */
     int64_t chunk;            /* --chunk: most prefill tokens per rank and step, default 512 */
     double temperature, top_p, min_p; /* defaults 0, 1, 0 */
     int64_t top_k;                    /* default 0 = off */
     uint64_t seed;
-    const char *sampling; /* --sampling model: the model's own values */
+    const char *sampling; /* --sampling model: the model's values of what is not given */
+    bool temperature_given, top_k_given, top_p_given, min_p_given;
     int n_stops;
     const char **stop;  /* --stop TEXT, may be repeated */
     const char *loads;  /* --loads FILE */

@@ -232,8 +232,11 @@ done:
 }
 
 sy_status sy_session_step(sy_session *s, sy_status st) {
-    /* Rank 0's own refusals were agreed; a fault within a step was not. */
-    s->broken = st == SY_ERR_COMM || st == SY_ERR_INTERNAL;
+    /* What the ranks agree upon within the engine: refused requests, a full disk, Ctrl-C. Any
+     * other fault is one rank's own, in the middle of a step. */
+    bool agreed =
+        st == SY_OK || st == SY_ERR_USAGE || st == SY_ERR_IO || st == SY_ERR_INTERRUPTED;
+    s->broken = !agreed;
     return st;
 }
 

@@ -38,22 +38,31 @@ static int ranks_of_machine(const sy_comm *comm, int rank) {
     return n;
 }
 
+/* What the ranks of a machine find available differs a little (or is bounded by a cgroup): the
+ * least counts. */
+static uint64_t machine_available(const sy_comm *comm, const rank_need *need, int rank) {
+    uint64_t least = UINT64_MAX;
+    for (int r = 0; r < sy_comm_size(comm); r++)
+        if (same_machine(comm, rank, r) && need[r].machine_available < least)
+            least = need[r].machine_available;
+    return least;
+}
+
 static uint64_t share(const sy_comm *comm, const rank_need *need, int rank) {
-    return usable(need[rank].machine_available) / (uint64_t)ranks_of_machine(comm, rank);
+    return usable(machine_available(comm, need, rank)) / (uint64_t)ranks_of_machine(comm, rank);
 }
 
 /* The rank with the largest need on a machine whose ranks do not fit together; -1: all fit. */
 static int find_overflow(const sy_comm *comm, const rank_need *need) {
     for (int rank = 0; rank < sy_comm_size(comm); rank++) {
-        uint64_t sum = 0, least = UINT64_MAX;
+        uint64_t sum = 0, available = machine_available(comm, need, rank);
         int largest = rank;
         for (int r = 0; r < sy_comm_size(comm); r++) {
             if (!same_machine(comm, rank, r)) continue;
             if (!sy_add_u64(sum, total(&need[r]), &sum)) sum = UINT64_MAX;
-            if (need[r].machine_available < least) least = need[r].machine_available;
             if (total(&need[r]) > total(&need[largest])) largest = r;
         }
-        if (least != UINT64_MAX && sum > usable(least)) return largest;
+        if (available != UINT64_MAX && sum > usable(available)) return largest;
     }
     return -1;
 }

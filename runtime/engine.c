@@ -164,6 +164,19 @@ done:
     return st;
 }
 
+/* One exchange serves all MoE layers, and its tables of choices have one width. */
+static sy_status check_top_k(const sy_model_spec *spec, int top_k) {
+    for (int l = 0; l < spec->n_layers; l++) {
+        const sy_ffn_spec *f = &spec->layer[l].ffn;
+        if (f->kind == SY_FFN_MOE && f->top_k != top_k)
+            return sy_fail(SY_ERR_UNSUPPORTED,
+                           "layer %d takes %d experts per token, another takes %d: layers that "
+                           "differ in this are not implemented",
+                           l, f->top_k, top_k);
+    }
+    return SY_OK;
+}
+
 /* What each rank makes on its own, without the others. */
 static sy_status create_local(sy_engine *e) {
     sy_status st = SY_OK;
@@ -172,6 +185,7 @@ static sy_status create_local(sy_engine *e) {
     if (e->options.per_rank < 1 || e->options.chunk < e->options.per_rank ||
         e->options.max_outputs < e->options.per_rank || e->options.max_context < 1)
         SY_FAIL(SY_ERR_INTERNAL, "engine options contradict each other");
+    SY_TRY(check_top_k(p->spec, limits.top_k));
     SY_TRY(p->be->ops->reserve(p->be, &limits));
     SY_TRY(sy_kv_create(p->be, p->spec, e->options.max_pages, &e->runner.kv));
     SY_TRY(sy_workspace_create(p->be, p->spec, &limits, e->options.max_outputs, &e->runner.ws));
@@ -398,9 +412,12 @@ static sy_status run_step(sy_engine *e, const sy_step_record *record, int64_t *o
     SY_TRY(sy_forward(&e->runner, &step));
     SY_TRY(sample_outputs(e, record, &step));
     *outputs = most_outputs(e, record);
-    if (*outputs > 0)
+    if (*outputs > 0) {
+        sy_progress_wait(e->parts.live); /* or rank 0 would be blamed for a rank that hangs */
         SY_TRY(sy_comm_gather(e->parts.comm, e->mine, (size_t)*outputs * sizeof *e->mine,
                               e->all, 0));
+        sy_progress_resume(e->parts.live);
+    }
 done:
     return st;
 }

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Fails if an inner loop of a matrix tile stores a vector register to memory: gcc 12 does so for
 # accumulators it cannot keep in registers, which costs up to half the speed.
-# Usage: scripts/check_spills.sh BUILD_DIR
-set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-build=${1:?usage: check_spills.sh BUILD_DIR}
+case ${1:-} in
+    '') die "usage: scripts/check_spills.sh BUILD_DIR" ;;
+    -h | --help) echo "usage: scripts/check_spills.sh BUILD_DIR"; exit 0 ;;
+esac
+build=$1
+[ -d "$build" ] || die "$build is not a folder"
 found=0
 for table in avx2 avx512 avx512bf16; do
     object=$(find "$build" -name "isa_$table.c.o" -o -name "isa_$table.o" | head -n 1)

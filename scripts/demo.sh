@@ -36,6 +36,6 @@ for prompt in \
     "The following options are" \
     $'static int read_block(struct buffer *b, size_t n)\n{\n' \
     "इस फ़ाइल को"; do
-    printf '\n%s' "$prompt"
-    "$switchyard" run "$model" -n "$ranks" -p "$prompt" --max-tokens 96 --temperature 0.7 --seed 1
+    printf '\n=== %s\n' "$prompt"
+    "$switchyard" run "$model" -n "$ranks" -p "$prompt" --max-tokens 96 --temperature 0.7 --top-p 0.9 --seed 1
 done

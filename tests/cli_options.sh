@@ -16,6 +16,8 @@ for word in '^switchyard [0-9]' '^commit ' '^compiler ' '^MPI .*[0-9]' '^ISA '; 
     grep -q "$word" out || fail "--version does not show $word"
 done
 
+"$SWITCHYARD" run --version | cmp -s - out || fail "run --version is another text"
+
 expect 2 'no command given' "$SWITCHYARD"
 expect 2 'no command "bnech"; did you mean bench\?' "$SWITCHYARD" bnech
 expect 2 'loop has no option --dead-line; did you mean --deadline\?' "$program" loop --dead-line 3
@@ -24,6 +26,7 @@ expect 2 '--hosts: "a:b"' "$program" loop --hosts a:b
 expect 2 '-n 3: --hosts has room for 2 ranks' "$program" loop -n 3 --hosts localhost:2
 expect 2 '--hosts and --hostfile exclude|--hostfile and --hosts exclude' \
     "$program" loop --hosts a --hostfile f
+expect 3 '--hostfile /nonexistent: No such file' "$program" loop -n 2 --hostfile /nonexistent
 expect 3 'writing to stdout: No space left' sh -c '"$0" --help >/dev/full' "$program"
 
 # -v shows the effective values once, also with ranks.

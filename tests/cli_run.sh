@@ -33,6 +33,12 @@ run "$demo" -q -p 'The quick brown' --max-tokens 30 --numerics fast -n 2 >out 2>
     fail "--numerics fast"
 run "$demo" -q -p 'The quick brown' --max-tokens 12 --sampling model >out 2>err ||
     fail "--sampling model"
+for ranks in 1 2; do # what is given counts, what is not is the model's
+    run "$demo" -q -p 'The quick brown' --max-tokens 12 --sampling model --temperature 0 \
+        -n $ranks >out 2>err || fail "--sampling model --temperature 0"
+    run "$demo" -q -p 'The quick brown' --max-tokens 12 | cmp -s - out ||
+        fail "--sampling model overrides --temperature"
+done
 
 # One JSON object a line.
 run "$demo" -q -p 'int main' --max-tokens 9 --json -n 2 >out 2>err || fail "--json"

@@ -31,7 +31,7 @@ typedef struct settings {
 static void draw_attention(draw *d, sy_attn_spec *a) {
     *a = (sy_attn_spec){.kind = SY_ATTN_GQA,
                         .kv_heads = pick(d, 1, 3),
-                        .head_dim = 2 * pick(d, 2, 20),
+                        .head_dim = 2 * (pick(d, 0, 3) == 0 ? pick(d, 31, 70) : pick(d, 2, 20)),
                         .rope_layout = SY_ROPE_HALF,
                         .rope_theta = 10000};
     a->heads = a->kv_heads * pick(d, 1, 4);
@@ -68,7 +68,8 @@ static sy_model_spec *draw_spec(draw *d) {
     spec->bos = -1;
     snprintf(spec->family, sizeof spec->family, "drawn");
     spec->layer = calloc((size_t)spec->n_layers, sizeof *spec->layer);
-    int experts = pick(d, 1, 20), k = pick(d, 1, experts < 6 ? experts : 6);
+    int experts = pick(d, 0, 5) == 0 ? pick(d, 60, 140) : pick(d, 1, 20);
+    int k = pick(d, 1, experts < 10 ? experts : 10);
     for (int l = 0; l < spec->n_layers; l++) {
         spec->layer[l].norm_eps = 1e-6f;
         draw_attention(d, &spec->layer[l].attn);
@@ -113,7 +114,8 @@ static sy_placement *draw_placement(draw *d, const sy_model_spec *spec, int R) {
     return p;
 }
 
-enum { MAX_REQUESTS = 6, MAX_CONTEXT = 192 };
+/* Now and then a prompt is longer than a leaf of attention state or two. */
+enum { MAX_REQUESTS = 6, MAX_CONTEXT = 1152, PAGES = MAX_CONTEXT / SY_PAGE_TOKENS };
 
 typedef struct requests {
     int n;
@@ -121,6 +123,7 @@ typedef struct requests {
     int32_t ids[MAX_REQUESTS][MAX_CONTEXT];
     uint64_t hash[MAX_REQUESTS]; /* over tokens and logits, in order */
     int first;                   /* the request that event number 0 means */
+    int64_t longest;             /* prompt */
 } requests;
 
 static void draw_requests(draw *d, int vocab, requests *q) {
@@ -129,6 +132,8 @@ static void draw_requests(draw *d, int vocab, requests *q) {
         sy_request *r = &q->request[i];
         r->max_tokens = pick(d, 1, 9);
         r->n_prompt = pick(d, 0, 2) == 0 ? pick(d, 60, 150) : pick(d, 1, 20);
+        if (pick(d, 0, 39) == 0) r->n_prompt = pick(d, 480, MAX_CONTEXT - 9);
+        q->longest = sy_max(q->longest, r->n_prompt);
         r->prompt = q->ids[i];
         for (int64_t t = 0; t < r->n_prompt; t++)
             q->ids[i][t] = pick(d, 0, vocab - 1);
@@ -233,8 +238,10 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     f.placement = draw_placement(&how, f.spec, R);
     MUST(sy_weights_dummy(f.be, f.spec, f.placement, rank, seed, 1, NULL, NULL, &f.weights));
     int per_rank = pick(&how, 1, 4), chunk = per_rank + pick(&how, 0, 1) * pick(&how, 0, 150);
+    if (q.longest > 400)
+        chunk = per_rank + pick(&how, 30, 300); /* few steps, or it takes long */
     sy_engine_options o = {.max_context = MAX_CONTEXT,
-                           .max_pages = per_rank * 3,
+                           .max_pages = per_rank * PAGES,
                            .per_rank = per_rank,
                            .chunk = chunk,
                            .max_outputs = per_rank,

@@ -162,8 +162,17 @@ static void one_rank_with_less_decides_for_all(void **state) {
     sy_budget budget;
     open_config(&p, "qwen3-235b-a22b-v4.json");
     int R = sy_comm_size(comm);
-    uint64_t has = sy_comm_rank(comm) == R - 1 ? 1000000000 : UINT64_MAX;
+    /* An odd number of experts, so that the last rank needs more; the first one finds less. */
+    MUST(sy_spec_cut(p.spec, 0, 0, 0, 127));
+    sy_placement_destroy(p.placement);
+    p.placement = contiguous(p.spec, R);
+    p.parts.placement = p.placement;
+    uint64_t has = sy_comm_rank(comm) == 0 ? (uint64_t)R * 1000000000 : UINT64_MAX;
+    char on_rank[32];
+    snprintf(on_rank, sizeof on_rank, " on rank %d (", R - 1);
     assert_int_equal(sy_budget_fit(&p.parts, NULL, has, &p.options, &budget), SY_ERR_MEMORY);
+    assert_non_null(strstr(sy_last_error(), on_rank));
+    assert_non_null(strstr(sy_last_error(), ", 950.0 MB available; "));
     close_config(&p);
 }
 

@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/memory.h"
 #include "runtime/weights.h"
 #include "tests/checkpoint_fixture.h"
 
@@ -232,6 +233,74 @@ static void every_stored_format_widens_to_the_same_values_in_f32(void **state) {
         close_model(&m);
     }
     free(expected);
+}
+
+enum { WIDE = 90000 }; /* rows of 24 bytes: more than one read of 2 MB */
+
+/* One layer of mixtral with two experts that are WIDE, of made-up finite values. */
+static void open_wide(edited_model *e) {
+    static const char *const ffn[] = {"w1", "w3", "w2"};
+    char name[160];
+    edited_open(e, "tiny/mixtral");
+    for (int i = e->n - 1; i >= 0; i--) {
+        snprintf(name, sizeof name, "%s", e->tensor[i].name);
+        bool other_layer = strstr(name, "layers.") != NULL && strstr(name, "layers.0.") == NULL;
+        if (other_layer || strstr(name, "experts.") != NULL || strstr(name, "moe.gate") != NULL)
+            edited_drop(e, name);
+    }
+    const char *const prefix = "model.layers.0.block_sparse_moe";
+    snprintf(name, sizeof name, "%s.gate.weight", prefix);
+    edited_add(e, name, SY_BF16, 2, (int64_t[]){2, 12});
+    for (int i = 0; i < 6; i++) {
+        bool down = i % 3 == 2;
+        snprintf(name, sizeof name, "%s.experts.%d.%s.weight", prefix, i / 3, ffn[i % 3]);
+        edited_tensor *t =
+            edited_add(e, name, SY_BF16, 2, (int64_t[]){down ? 12 : WIDE, down ? WIDE : 12});
+        uint16_t *value = (uint16_t *)(void *)t->data;
+        for (uint64_t k = 0; k < t->bytes / 2; k++)
+            value[k] = (uint16_t)(sy_hash_add((uint64_t)i, k) & 0xbfff); /* below 2 in size */
+    }
+    json_object_set_new(e->config, "num_hidden_layers", json_integer(1));
+    json_object_set_new(e->config, "num_local_experts", json_integer(2));
+    json_object_set_new(e->config, "intermediate_size", json_integer(WIDE));
+    edited_write(e);
+}
+
+/* The matrix against the tensors of its parts, packed in one go. */
+static void check_packed(const opened *m,
+                         edited_model *e,
+                         const sy_matrix *got,
+                         const char *const names[2]) {
+    sy_matrix whole = *got;
+    uint64_t bytes = m->be->ops->matrix_bytes(m->be, got);
+    MUST(sy_mem_alloc(&whole.data, bytes, "a test"));
+    for (int part = 0; part < got->parts; part++)
+        MUST(m->be->ops->pack(m->be, &whole, part, 0, got->n, edited_find(e, names[part])->data,
+                              SY_BF16));
+    assert_memory_equal(whole.data, got->data, bytes);
+    sy_mem_free(whole.data, bytes);
+}
+
+static void a_tensor_longer_than_one_read_is_read_once_and_packed_whole(void **state) {
+    (void)state;
+    edited_model e;
+    opened m;
+    sy_load_report report;
+    open_wide(&e);
+    open_model(&m, e.directory, SY_BF16);
+    sy_placement *p = contiguous(m.spec, 2);
+    sy_weights *w = load(&m, p, 1, &report);
+    assert_int_equal(report.routed_bytes, 3 * WIDE * 12 * 2);
+    check_packed(&m, &e, &w->layer[0].gate_up[0],
+                 (const char *const[]){"model.layers.0.block_sparse_moe.experts.1.w1.weight",
+                                       "model.layers.0.block_sparse_moe.experts.1.w3.weight"});
+    check_packed(
+        &m, &e, &w->layer[0].down[0],
+        (const char *const[]){"model.layers.0.block_sparse_moe.experts.1.w2.weight", ""});
+    sy_weights_destroy(w);
+    sy_placement_destroy(p);
+    close_model(&m);
+    edited_close(&e);
 }
 
 /* ---- checkpoints that do not fit ---- */
@@ -525,6 +594,7 @@ int main(void) {
         cmocka_unit_test(copies_are_read_once_more_each_and_no_other_byte),
         cmocka_unit_test(all_layouts_give_the_same_memory_in_bf16),
         cmocka_unit_test(every_stored_format_widens_to_the_same_values_in_f32),
+        cmocka_unit_test(a_tensor_longer_than_one_read_is_read_once_and_packed_whole),
         cmocka_unit_test(a_missing_tensor_is_named_on_every_rank),
         cmocka_unit_test(a_wrong_shape_is_told_with_the_expected_one),
         cmocka_unit_test(a_wrong_shape_of_fused_experts_is_told),

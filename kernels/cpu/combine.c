@@ -32,7 +32,8 @@ sy_status sy_cpu_pack_rows(sy_backend *be,
                            sy_stream *stream) {
     (void)stream;
     pack_job job = {n_rows, row_bytes, ref, chunk, dst};
-    if (n_rows > 0 && row_bytes > 0) sy_pool_run(sy_cpu_of(be)->pool, pack_share, &job);
+    if (n_rows > 0 && row_bytes > 0)
+        sy_cpu_share_out(sy_cpu_of(be), n_rows * row_bytes, pack_share, &job);
     return SY_OK;
 }
 
@@ -58,7 +59,8 @@ sy_status sy_cpu_add(sy_backend *be,
                      sy_stream *stream) {
     (void)stream;
     add_job job = {sy_cpu_of(be), n_rows * width, y, x};
-    if (job.n > 0) sy_pool_run(job.cpu->pool, add_share, &job);
+    if (job.n > 0)
+        sy_cpu_share_out(sy_cpu_of(be), job.n * (int64_t)sizeof *y, add_share, &job);
     return SY_OK;
 }
 
@@ -202,7 +204,9 @@ sy_status sy_cpu_unpack(sy_backend *be, const sy_tree_job *job, sy_stream *strea
     unpack_job u = {sy_cpu_of(be), job};
     if (u.cpu->scratch_bytes < SCRATCH_BYTES)
         return sy_fail(SY_ERR_INTERNAL, "combine: no scratch was reserved");
-    if (job->n_rows > 0 && job->width > 0) sy_pool_run(u.cpu->pool, unpack_share, &u);
+    if (job->n_rows > 0 && job->width > 0)
+        sy_cpu_share_out(u.cpu, job->first[job->n_rows] * job->width * (int64_t)sizeof(float),
+                         unpack_share, &u);
     return SY_OK;
 }
 

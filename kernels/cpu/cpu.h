@@ -37,6 +37,16 @@ static inline sy_cpu *sy_cpu_of(sy_backend *be) {
     return (sy_cpu *)be;
 }
 
+/* Runs a step whose threads share `bytes` of moving and adding: on the caller alone where waking
+ * the others would cost more than it saves (a wake-up and a barrier are worth about 30 KB). */
+static inline void sy_cpu_share_out(sy_cpu *cpu, int64_t bytes, sy_pool_fn fn, void *arg) {
+    enum { WORTH_SHARING = 64 * 1024 };
+    if (bytes < WORTH_SHARING)
+        sy_pool_run_alone(fn, arg);
+    else
+        sy_pool_run(cpu->pool, fn, arg);
+}
+
 /* Bytes of one act element. */
 static inline int64_t sy_act_bytes(const sy_backend *be) {
     return be->act == SY_F32 ? 4 : 2;

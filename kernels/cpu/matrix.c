@@ -311,7 +311,9 @@ sy_status sy_cpu_embed(sy_backend *be,
             return sy_fail(SY_ERR_INTERNAL, "embed: token id %d of a vocabulary of %lld",
                            b->ids[i], (long long)table->n);
     embed_job job = {table, b, x};
-    if (b->n_rows > 0) sy_pool_run(sy_cpu_of(be)->pool, embed_run, &job);
+    if (b->n_rows > 0)
+        sy_cpu_share_out(sy_cpu_of(be), b->n_rows * table->k * (int64_t)sizeof *x, embed_run,
+                         &job);
     return SY_OK;
 }
 

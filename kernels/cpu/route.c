@@ -227,6 +227,7 @@ sy_status sy_cpu_ffn_in(sy_backend *be,
                     .hidden = w->ffn_gate_up.k,
                     .x = x,
                     .out = xn};
-    if (n_rows > 0) sy_pool_run(cpu->pool, norm_rows, &job);
+    if (n_rows > 1) sy_pool_run(cpu->pool, norm_rows, &job);
+    if (n_rows == 1) sy_pool_run_alone(norm_rows, &job);
     return SY_OK;
 }

@@ -230,6 +230,7 @@ sy_status sy_cpu_sample(sy_backend *be,
                       .logits = logits,
                       .params = params,
                       .token = token};
-    if (n > 0) sy_pool_run(job.cpu->pool, sample_share, &job);
+    if (n > 1) sy_pool_run(job.cpu->pool, sample_share, &job);
+    if (n == 1) sy_pool_run_alone(sample_share, &job);
     return SY_OK;
 }
