@@ -34,22 +34,24 @@ static bool on_step(void *context) {
     return sy_interrupted();
 }
 
+static int64_t largest(const int64_t *list, int64_t n) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = sy_max(most, list[i]);
+    return most;
+}
+
 static sy_status parse_lists(bench *b) {
     sy_status st = SY_OK;
     const sy_options *o = b->options;
     int64_t most = b->session->spec->max_position;
     SY_TRY(sy_parse_int_list(o->bench_prompt, "-p", 0, most - 1, &b->prompt, &b->n_prompt));
     SY_TRY(sy_parse_int_list(o->bench_gen, "-g", 0, most - 2, &b->gen, &b->n_gen));
+    if (largest(b->prompt, b->n_prompt) == 0 && largest(b->gen, b->n_gen) == 0)
+        SY_FAIL(SY_ERR_USAGE, "nothing to measure: both -p and -g are 0");
     SY_TRY(sy_parse_int_list(o->bench_batch, "-b", 1, 65536, &b->batch, &b->n_batch));
 done:
     return st;
-}
-
-static int64_t largest(const int64_t *list, int64_t n) {
-    int64_t most = 0;
-    for (int64_t i = 0; i < n; i++)
-        most = sy_max(most, list[i]);
-    return most;
 }
 
 static sy_status make_ids(bench *b, int64_t n) {

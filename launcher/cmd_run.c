@@ -1,4 +1,5 @@
 /* switchyard run: text in, text out. */
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -83,9 +84,18 @@ static sy_status needed_context(const run *r, int64_t *out) {
     return SY_OK;
 }
 
+/* A path that cannot be written is better known before the text than after it. */
+static sy_status check_writable(const char *path) {
+    FILE *f = fopen(path, "a");
+    if (f == NULL) return sy_fail(SY_ERR_IO, "%s: %s", path, strerror(errno));
+    fclose(f);
+    return SY_OK;
+}
+
 static sy_status prepare(run *r, int64_t *context) {
     sy_status st = SY_OK;
     sy_session *s = r->session;
+    if (r->options->loads != NULL) SY_TRY(check_writable(r->options->loads));
     SY_TRY(sy_prompts_read(r->options, s->tokenizer, s->spec->vocab, &r->prompts));
     SY_TRY(needed_context(r, context));
     r->request = calloc((size_t)r->prompts.n, sizeof *r->request);

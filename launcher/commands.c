@@ -16,9 +16,9 @@ const sy_command sy_commands[] = {
          "text, finish_reason (length, end_token, stop_string or interrupted) and timings\n"
          "(first_token_s and last_token_s, seconds from the start of the run).\n"
          "\n"
-         "--loads writes {\"version\": 1, \"model\", \"ranks\", \"tokens\", \"layers\": [...]}. A\n"
-         "layer with experts is {\"layer\", \"experts\", \"top_k\", \"counts\"}; counts has one row\n"
-         "per expert, the tokens that each rank computed with it.",
+         "--loads writes a JSON object: version (1), model, ranks, tokens, and layers, a list\n"
+         "of those with experts. A layer has its number layer, experts, top_k and counts:\n"
+         "a row per expert with the tokens that each rank computed with it.",
      .needs_model = true,
      .parallel = true,
      .main = sy_cmd_run},

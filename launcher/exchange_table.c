@@ -81,12 +81,11 @@ sy_status sy_exchange_table(sy_session *s) {
                                    .experts = DEFAULT_EXPERTS,
                                    .top_k = DEFAULT_TOP_K,
                                    .seconds = 0.5,
-                                   .combine = SY_COMBINE_EXACT,
+                                   .combine = sy_session_combine(s->options),
                                    .max_tokens = s->options->exchange_tokens};
     int n_rows;
     if (s->options->model != NULL)
         SY_TRY(sy_comm_agree(s->comm, shape_of_model(s->options->model, &o)));
-    if (strcmp(s->options->numerics, "fast") == 0) o.combine = SY_COMBINE_REDUCED;
     sy_progress_phase(s->live, "measuring the exchange", 60);
     SY_TRY(sy_exchange_bench(s->comm, s->be, &o, row, &n_rows));
     if (s->rank == 0) st = print_rows(s, &o, row, n_rows);

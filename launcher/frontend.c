@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -342,11 +343,21 @@ done:
     return st;
 }
 
+/* mpirun's own words about a hostfile that it cannot read speak of an internal error. */
+static sy_status check_hostfile(const char *path) {
+    struct stat info;
+    if (path == NULL) return SY_OK;
+    if (access(path, R_OK) != 0 || stat(path, &info) != 0)
+        return sy_fail(SY_ERR_IO, "--hostfile %s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode))
+        return sy_fail(SY_ERR_IO, "--hostfile %s: %s", path, strerror(EISDIR));
+    return SY_OK;
+}
+
 static sy_status check_request(sy_options *options) {
     int slots;
-    if (options->hostfile != NULL && access(options->hostfile, R_OK) != 0)
-        return sy_fail(SY_ERR_IO, "--hostfile %s: %s", options->hostfile, strerror(errno));
-    sy_status st = sy_mpirun_slots(options->hosts, &slots);
+    sy_status st = check_hostfile(options->hostfile);
+    if (st == SY_OK) st = sy_mpirun_slots(options->hosts, &slots);
     if (st != SY_OK || slots == 0) return st;
     if (options->n_ranks > slots)
         return sy_fail(SY_ERR_USAGE, "-n %d: --hosts has room for %d ranks", options->n_ranks,

@@ -129,8 +129,9 @@ const sy_option sy_option_table[] = {
      .help = "precision between the layers"},
     {.name = "numerics", .argument = "MODE", .kind = SY_OPTION_CHOICE,
      .offset = FIELD(numerics), .commands = "@parallel", .initial = "exact",
-     .choices = "exact fast",
-     .help = "exact: equal bits on any number of ranks and in any batch"},
+     .choices = "exact fast fast-bf16",
+     .help = "exact: equal bits on any number of ranks and in any batch; fast: results are "
+             "added up before they travel home; fast-bf16: and rounded to bf16"},
     {.name = "isa", .argument = "NAME", .kind = SY_OPTION_CHOICE, .offset = FIELD(isa),
      .commands = "@parallel", .initial = "auto",
      .choices = "auto generic avx2 avx512 avx512bf16 neon",

@@ -15,6 +15,9 @@
  * that swaps or reads from a slow disk is alive, so these are far above anything healthy. */
 enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
 
+/* A healthy rank on a busy machine may well be silent for a few tenths of a second. */
+#define SHORTEST_DEADLINE 0.5
+
 /* Threads of this rank: as asked, or its fair share of the cores that it may use. */
 static int choose_threads(const sy_session *s) {
     if (s->options->threads > 0) return s->options->threads;
@@ -40,6 +43,9 @@ done:
 sy_status sy_session_open(const sy_options *options, sy_session *s) {
     sy_status st = SY_OK;
     *s = (sy_session){.options = options};
+    if (options->deadline > 0 && options->deadline < SHORTEST_DEADLINE)
+        SY_FAIL(SY_ERR_USAGE, "--deadline: expected 0 (off) or at least %.1f s, found %g",
+                SHORTEST_DEADLINE, options->deadline);
     sy_comm_options comm = {.virtual_hosts = options->virtual_hosts,
                             .no_shared_memory = options->no_shared_memory,
                             .threads_per_rank = options->threads > 0 ? options->threads : 1};
@@ -59,18 +65,18 @@ done:
     return st;
 }
 
-/* "12", or "dense:1,moe:2" in either order. */
+/* "12", or "dense:1,moe:2" in either order. Nine digits are more than any model has layers. */
 static sy_status parse_layers(const char *text, int *n_dense, int *n_moe) {
     int used = 0;
     *n_dense = *n_moe = 0;
     if (text == NULL) return SY_OK;
-    if (sscanf(text, "%d%n", n_moe, &used) == 1 && text[used] == '\0' && *n_moe > 0)
+    if (sscanf(text, "%9d%n", n_moe, &used) == 1 && text[used] == '\0' && *n_moe > 0)
         return SY_OK;
     *n_moe = 0;
-    if (sscanf(text, "dense:%d,moe:%d%n", n_dense, n_moe, &used) == 2 && text[used] == '\0' &&
+    if (sscanf(text, "dense:%9d,moe:%9d%n", n_dense, n_moe, &used) == 2 && text[used] == '\0' &&
         *n_dense >= 0 && *n_moe > 0)
         return SY_OK;
-    if (sscanf(text, "moe:%d,dense:%d%n", n_moe, n_dense, &used) == 2 && text[used] == '\0' &&
+    if (sscanf(text, "moe:%9d,dense:%9d%n", n_moe, n_dense, &used) == 2 && text[used] == '\0' &&
         *n_dense >= 0 && *n_moe > 0)
         return SY_OK;
     return sy_fail(SY_ERR_USAGE,
@@ -125,6 +131,13 @@ static sy_status add_named_eos(sy_session *s) {
 
 /* What is odd about the files is the same for every rank: rank 0 says it. */
 static sy_status open_checkpoint(sy_session *s) {
+    struct stat info;
+    if (stat(s->options->model, &info) == 0 && !S_ISDIR(info.st_mode))
+        return sy_fail(
+            SY_ERR_USAGE,
+            "%s: expected a checkpoint directory (a bare config.json serves inspect, "
+            "and bench with --dummy-weights)",
+            s->options->model);
     sy_log_level level = sy_log_set_level(SY_LOG_ERROR);
     if (s->rank == 0) sy_log_set_level(level);
     sy_status st = sy_checkpoint_open(s->options->model, &s->checkpoint);
@@ -200,7 +213,8 @@ done:
     return st;
 }
 
-static sy_combine_mode combine_mode(const sy_options *o) {
+sy_combine_mode sy_session_combine(const sy_options *o) {
+    if (strcmp(o->numerics, "fast-bf16") == 0) return SY_COMBINE_REDUCED_BF16;
     return strcmp(o->numerics, "fast") == 0 ? SY_COMBINE_REDUCED : SY_COMBINE_EXACT;
 }
 
@@ -211,7 +225,7 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
     if (s->tokenizer != NULL) n_valid = sy_min(n_valid, sy_tokenizer_n_ids(s->tokenizer));
     SY_TRY(sy_comm_broadcast(s->comm, &n_valid, sizeof n_valid, 0));
     wish.n_valid = n_valid;
-    wish.combine = combine_mode(s->options);
+    wish.combine = sy_session_combine(s->options);
 
     sy_engine_parts parts = {.comm = s->comm,
                              .live = s->live,
@@ -220,7 +234,10 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
                              .placement = s->placement};
     SY_TRY(sy_budget_fit(&parts, s->checkpoint, sy_mem_available(), &wish, &s->budget));
     sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);
-    SY_TRY(sy_comm_agree(s->comm, load_weights(s, &report)));
+    st = load_weights(s, &report);
+    sy_progress_wait(s->live); /* from here on a rank that still reads is waited for */
+    SY_TRY(sy_comm_agree(s->comm, st));
+    sy_progress_resume(s->live);
     if (s->rank == 0) sy_out_progress("reading weights", 1, "");
     if (!s->options->dummy_weights) SY_TRY(gather_reports(s, &report));
     parts.weights = s->weights;

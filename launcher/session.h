@@ -37,6 +37,8 @@ typedef struct sy_session {
 sy_status sy_session_open(const sy_options *options, sy_session *s);
 /* Spec, placement and checkpoint of options->model; no weights yet. Tokenizer on rank 0. */
 sy_status sy_session_model(sy_session *s);
+/* How results come home under --numerics. */
+sy_combine_mode sy_session_combine(const sy_options *options);
 /* Memory budget, weights, engine. wish.combine and wish.n_valid are filled in here. */
 sy_status sy_session_engine(sy_session *s, sy_engine_options wish);
 /* Closes what is open; with `broken`, reports `st` and takes all ranks down. NULL members are

@@ -8,7 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-enum { SMALLEST_CHUNK = 16, MOST_RANKS_TRIED = 64 };
+enum { SMALLEST_CHUNK = 16, MOST_RANKS = 4096 }; /* the latter: of -n */
 
 /* Kept free for the process itself, scratch and the page cache: one part in 20. */
 static uint64_t usable(uint64_t available) {
@@ -67,28 +67,44 @@ static int find_overflow(const sy_comm *comm, const rank_need *need) {
     return -1;
 }
 
-/* The fewest ranks, each with `available` bytes, on which the model fits; 0 = none found. */
+/* Whether the fullest of R ranks gets by with `available` bytes: the last one, which holds the most
+ * experts of a contiguous placement. */
+static bool fits_on(const sy_engine_parts *p,
+                    const sy_checkpoint *checkpoint,
+                    const int *experts,
+                    int R,
+                    uint64_t engine,
+                    uint64_t available) {
+    sy_placement *placement;
+    uint64_t weights = 0, sum;
+    if (sy_placement_contiguous(p->spec->n_layers, experts, R, &placement) != SY_OK)
+        return false;
+    sy_status st = sy_weights_bytes(p->be, p->spec, placement, R - 1, checkpoint, &weights);
+    sy_placement_destroy(placement);
+    return st == SY_OK && sy_add_u64(weights, engine, &sum) && sum <= available;
+}
+
+/* The fewest ranks, each with `available` bytes, on which the model fits; 0 = none found. The need
+ * of the fullest rank never grows with their number. */
 static int ranks_needed(const sy_engine_parts *p,
                         const sy_checkpoint *checkpoint,
                         uint64_t engine,
                         uint64_t available) {
     int *experts = calloc((size_t)p->spec->n_layers, sizeof *experts);
-    int found = 0;
+    int low = sy_comm_size(p->comm) + 1, high = MOST_RANKS;
     if (experts == NULL) return 0;
     for (int l = 0; l < p->spec->n_layers; l++)
         experts[l] = p->spec->layer[l].ffn.experts;
-    for (int R = sy_comm_size(p->comm) + 1; R <= MOST_RANKS_TRIED && found == 0; R++) {
-        sy_placement *placement;
-        uint64_t weights, sum;
-        if (sy_placement_contiguous(p->spec->n_layers, experts, R, &placement) != SY_OK) break;
-        /* The last rank of a contiguous placement holds the most experts. */
-        sy_status st = sy_weights_bytes(p->be, p->spec, placement, R - 1, checkpoint, &weights);
-        sy_placement_destroy(placement);
-        if (st != SY_OK) break;
-        if (sy_add_u64(weights, engine, &sum) && sum <= available) found = R;
+    bool found = low <= high && fits_on(p, checkpoint, experts, high, engine, available);
+    while (found && low < high) {
+        int middle = low + (high - low) / 2;
+        if (fits_on(p, checkpoint, experts, middle, engine, available))
+            high = middle;
+        else
+            low = middle + 1;
     }
     free(experts);
-    return found;
+    return found ? high : 0;
 }
 
 static sy_status refuse(const sy_engine_parts *p,
@@ -101,7 +117,9 @@ static sy_status refuse(const sy_engine_parts *p,
     if (R > 0)
         snprintf(advice, sizeof advice, "use at least %d ranks with as much memory", R);
     else
-        snprintf(advice, sizeof advice, "more ranks would not help; use a shorter --ctx");
+        snprintf(advice, sizeof advice, "more ranks would not help; use %s",
+                 need[rank].engine > need[rank].weights ? "shorter or fewer sequences"
+                                                        : "machines with more memory");
     return sy_fail(
         SY_ERR_MEMORY,
         "needs %s on rank %d (weights %s, KV cache and buffers %s), %s available; %s",
@@ -135,7 +153,8 @@ sy_status sy_budget_fit(const sy_engine_parts *p,
         if (worst < 0) break;
         int64_t chunk = sy_max(o->chunk / 2, sy_max(o->per_rank, SMALLEST_CHUNK));
         if (chunk >= o->chunk) {
-            st = refuse(p, checkpoint, need, worst);
+            /* All ranks refuse alike; one of them says it. */
+            st = sy_comm_agree(p->comm, refuse(p, checkpoint, need, worst));
             goto done;
         }
         o->chunk = chunk;

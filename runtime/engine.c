@@ -46,6 +46,19 @@ static int64_t pages_per_sequence(const sy_engine_options *o) {
     return sy_kv_pages(o->max_context);
 }
 
+/* Prompt ids that one step's record may carry: the longest prompt, or many short ones. */
+static int64_t most_prompt_ids(const sy_engine_options *o) {
+    return sy_max(o->max_context, 65536);
+}
+
+/* Host bytes of the engine's own tables that grow with the context: ids, and the cosines and
+ * sines of one kind of rotary layer. */
+static uint64_t table_bytes(const sy_model_spec *spec, const sy_engine_options *o) {
+    uint64_t ids = (uint64_t)o->per_rank * (uint64_t)o->max_context;
+    uint64_t angles = (uint64_t)o->max_context * (uint64_t)spec->layer[0].attn.rotary_dim;
+    return (ids + (uint64_t)most_prompt_ids(o)) * sizeof(int32_t) + angles * sizeof(float);
+}
+
 static int most_slots(const sy_engine_parts *p) {
     int most = 0;
     for (int l = 0; l < p->spec->n_layers; l++) {
@@ -95,6 +108,7 @@ uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
     sy_limits limits = limits_of(p, o);
     uint64_t total = sy_kv_bytes(p->be, p->spec, o->max_pages);
     bool ok =
+        sy_add_u64(total, table_bytes(p->spec, o), &total) &&
         sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
         sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs), &total);
     return ok ? total : UINT64_MAX;
@@ -159,7 +173,7 @@ static sy_status create_step_buffers(sy_engine *e) {
         e->sequence[i].page = e->sequence_pages + i * (size_t)pages;
     }
     int n_slots = (int)R * o->per_rank;
-    SY_TRY(sy_record_create(n_slots, (int64_t)n_slots * o->max_context, &e->record));
+    SY_TRY(sy_record_create(n_slots, most_prompt_ids(o), &e->record));
 done:
     return st;
 }
@@ -439,7 +453,7 @@ static sy_status create_generation(sy_engine *e,
                                .per_rank = e->options.per_rank,
                                .chunk = e->options.chunk,
                                .pages_per_rank = e->options.max_pages};
-    shape.max_prompt_ids = (int64_t)shape.n_ranks * shape.per_rank * e->options.max_context;
+    shape.max_prompt_ids = most_prompt_ids(&e->options);
     for (int i = 0; i < n; i++) {
         if (requests[i].n_prompt + requests[i].max_tokens > e->options.max_context)
             SY_FAIL(SY_ERR_USAGE,
@@ -482,7 +496,9 @@ sy_status sy_engine_generate(sy_engine *e,
         SY_TRY(run_step(e, record, &outputs));
         if (!root) continue;
         count_step(&g, record, sy_now() - begin);
+        sy_progress_wait(e->parts.live); /* a reader of the text may be slow: no rank's fault */
         deliver_tokens(e, &g, record, outputs);
+        sy_progress_resume(e->parts.live);
     }
     /* An interrupted run leaves sequences behind; a next run starts clean. */
     for (int i = 0; i < e->options.per_rank; i++) {

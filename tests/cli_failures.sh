@@ -32,6 +32,7 @@ done
 plain() {
     local signal=$1
     shift
+    : >out
     mpirun -n 3 "$program" loop 60 --deadline $deadline "$@" >out 2>err &
     front=$!
     for _ in $(seq 200); do

@@ -26,7 +26,8 @@ expect 2 '--hosts: "a:b"' "$program" loop --hosts a:b
 expect 2 '-n 3: --hosts has room for 2 ranks' "$program" loop -n 3 --hosts localhost:2
 expect 2 '--hosts and --hostfile exclude|--hostfile and --hosts exclude' \
     "$program" loop --hosts a --hostfile f
-expect 3 '--hostfile /nonexistent: No such file' "$program" loop -n 2 --hostfile /nonexistent
+expect 3 '--hostfile nowhere: No such file' "$program" loop -n 2 --hostfile nowhere
+expect 3 '--hostfile .: Is a directory' "$program" loop -n 2 --hostfile .
 expect 3 'writing to stdout: No space left' sh -c '"$0" --help >/dev/full' "$program"
 
 # -v shows the effective values once, also with ranks.

@@ -231,7 +231,7 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
 
     f.spec = draw_spec(&model);
     draw_requests(&model, f.spec->vocab, &q);
-    sy_dtype act = pick(&model, 0, 2) == 0 ? SY_F32 : SY_BF16;
+    sy_dtype act = pick(&model, 0, 1) ? SY_F32 : SY_BF16;
     MUST(sy_pool_create(pick(&how, 1, 3), false, &f.pool));
     MUST(sy_cpu_open(act, f.pool, draw_isa(&how), &f.be));
     if (rank == set->flip_rank) flip_one_bit(f.be);

@@ -269,6 +269,26 @@ static void options_that_contradict_each_other_are_refused_on_all_ranks(void **s
     fixture_close(&f);
 }
 
+static void layers_that_differ_in_experts_per_token_are_refused(void **state) {
+    (void)state;
+    char path[512];
+    fixture f;
+    sy_engine_options o = {
+        .max_context = 64, .max_pages = 2, .per_rank = 1, .chunk = 8, .max_outputs = 8};
+    fixture_open(&f, comm, data_path(path, sizeof path, "tiny/olmoe"), SY_BF16, 1);
+    assert_true(f.spec->n_layers > 1 && f.spec->layer[1].ffn.top_k > 1);
+    f.spec->layer[1].ffn.top_k--;
+    sy_engine_parts parts = {.comm = comm,
+                             .be = f.be,
+                             .spec = f.spec,
+                             .placement = f.placement,
+                             .weights = f.weights};
+    assert_int_equal(sy_engine_create(&parts, &o, &f.engine), SY_ERR_UNSUPPORTED);
+    assert_non_null(strstr(sy_last_error(), "layer 1 takes"));
+    assert_null(f.engine);
+    fixture_close(&f);
+}
+
 /* ---- logits ---- */
 
 typedef struct kept {
@@ -426,6 +446,7 @@ int main(void) {
         cmocka_unit_test(a_request_beyond_the_context_is_refused_on_all_ranks_alike),
         cmocka_unit_test(no_requests_are_done_at_once),
         cmocka_unit_test(options_that_contradict_each_other_are_refused_on_all_ranks),
+        cmocka_unit_test(layers_that_differ_in_experts_per_token_are_refused),
         cmocka_unit_test(a_sink_that_fails_is_the_same_error_on_all_ranks),
         cmocka_unit_test(forced_routes_are_taken),
         cmocka_unit_test(ids_beyond_the_context_are_refused_on_all_ranks),

@@ -59,8 +59,7 @@ sy_status sy_cpu_add(sy_backend *be,
                      sy_stream *stream) {
     (void)stream;
     add_job job = {sy_cpu_of(be), n_rows * width, y, x};
-    if (job.n > 0)
-        sy_cpu_share_out(sy_cpu_of(be), job.n * (int64_t)sizeof *y, add_share, &job);
+    if (job.n > 0) sy_cpu_share_out(sy_cpu_of(be), job.n * (int64_t)sizeof *y, add_share, &job);
     return SY_OK;
 }
 
