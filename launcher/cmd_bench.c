@@ -18,7 +18,8 @@ typedef struct bench {
     const char *format;
     sy_session *session;
     int64_t *prompt, *gen, *batch, n_prompt, n_gen, n_batch;
-    int32_t *ids; /* [longest prompt] */
+    int32_t *ids; /* [longest prompt + largest batch]; sequence i begins at its i-th id, since
+                     equal sequences would all take the same experts */
     sy_bench_row row;
 } bench;
 
@@ -70,7 +71,8 @@ static sy_status open_engine(bench *b) {
     int64_t context =
         sy_max(1 + largest(b->prompt, b->n_prompt), 2 + largest(b->gen, b->n_gen));
     int64_t per_rank = sy_ceil_div(largest(b->batch, b->n_batch), R);
-    SY_TRY(sy_comm_agree(b->session->comm, make_ids(b, context)));
+    SY_TRY(
+        sy_comm_agree(b->session->comm, make_ids(b, context + largest(b->batch, b->n_batch))));
     sy_engine_options wish = {.max_context = context,
                               .max_pages = per_rank * sy_kv_pages(context),
                               .per_rank = (int)per_rank,
@@ -91,7 +93,7 @@ run_once(bench *b, int64_t n_batch, int64_t n_prompt, int64_t n_gen, sy_engine_s
     if (requests == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for the batch");
     SY_TRY(sy_comm_agree(b->session->comm, st));
     for (int64_t i = 0; i < n_batch; i++)
-        requests[i] = (sy_request){b->ids, n_prompt, n_gen, {.top_p = 1}};
+        requests[i] = (sy_request){b->ids + i, n_prompt, n_gen, {.top_p = 1}};
     st = sy_engine_generate(b->session->engine, requests, (int)n_batch, &events, stats);
     st = sy_session_step(b->session, st);
 done:

@@ -22,7 +22,7 @@
 
 /* Seconds. */
 static const double ASKED_LIMIT = 5;  /* ranks asked to end by Ctrl-C                   */
-static const double TERM_LIMIT = 3;   /* mpirun asked to end: it takes one for its ranks */
+static const double TERM_LIMIT = 6;   /* mpirun asked to end: up to 4 on several hosts  */
 static const double FAILED_LIMIT = 5; /* the others, after a rank said why it ends      */
 static const double LOST_LIMIT = 3;   /* all, after a rank went without a word          */
 static const double DONE_LIMIT = 15;  /* all, after rank 0 said that the work is done   */
@@ -107,11 +107,11 @@ static void on_limit(frontend *fe) {
 
 static void on_interrupt(frontend *fe) {
     sy_ending_interrupted(&fe->ending);
-    if (fe->stage == RUNNING && fe->ending.started) {
+    if (fe->stage == RUNNING && fe->ending.started && sy_peers_have(&fe->peers, 0)) {
         sy_peers_send_all(&fe->peers, SY_FRAME_STOP);
         enter_stage(fe, ASKED, ASKED_LIMIT);
     } else if (fe->stage == RUNNING) {
-        terminate(fe);
+        terminate(fe); /* also where rank 0, which decides, sits on another host */
     } else {
         /* The user insists. mpirun still gets its chance to tidy up. */
         sy_peers_kill(&fe->peers);

@@ -92,6 +92,15 @@ static char **build_arguments(const sy_options *options, char *self, char *n_tex
     ADD("--mca"); /* Ctrl-Z reaches the ranks of all hosts */
     ADD("orte_forward_job_control");
     ADD("1");
+    ADD("--mca"); /* else mpirun and its daemons notice a cut cable after eight minutes: */
+    ADD("oob_tcp_keepalive_time"); /* 10 s of silence, then 3 probes at 3 s */
+    ADD("10");
+    ADD("--mca");
+    ADD("oob_tcp_keepalive_intvl");
+    ADD("3");
+    ADD("--mca");
+    ADD("oob_tcp_keepalive_probes");
+    ADD("3");
     ADD("-x");
     ADD(SY_FRONTEND_VARIABLE);
     ADD(self);

@@ -49,6 +49,9 @@ sy_mpirun_line sy_mpirun_text_line(sy_mpirun_text *text, const char *line) {
         text->in_banner = !text->in_banner;
         return SY_LINE_MPIRUN;
     }
+    bool after_mpirun = text->after_mpirun;
+    text->after_mpirun = starts_with(line, "mpirun: ");
+    if (after_mpirun && line[0] == '\0') return SY_LINE_NOISE;
     if (starts_with(line, "mpirun: Forwarding signal ")) return SY_LINE_NOISE;
     if (text->in_banner || has_origin(line) || starts_with(line, "mpirun: ")) {
         learn(text, line);

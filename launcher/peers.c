@@ -138,6 +138,12 @@ void sy_peers_kill(sy_peers *peers) {
     }
 }
 
+bool sy_peers_have(const sy_peers *peers, int rank) {
+    for (int i = 0; i < peers->n; i++)
+        if (peers->peer[i].fd >= 0 && peers->peer[i].rank == rank) return true;
+    return false;
+}
+
 int sy_peers_connected(const sy_peers *peers) {
     int n = 0;
     for (int i = 0; i < peers->n; i++)

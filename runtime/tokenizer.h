@@ -5,9 +5,10 @@
  * counts as its U+FFFD-replaced form. A component that is not implemented is refused by name.
  *
  * Ids equal those of the Hugging Face library (tokenizers 0.23) on characters of Unicode 9.
- * Newer ones may differ, since three sets of tables meet:
- *   NFC             the library has Unicode 9, we have utf8proc's (2.8: Unicode 15). 98 marks
- *                   that came with Unicode 10 to 14 have combining class 0 there, so U+08CA
+ * Newer ones may differ, since three sets of tables meet (docs/tokenizer_differences.md lists
+ * every such character):
+ *   NFC             the library has Unicode 9, we have utf8proc's (2.8: Unicode 15). 108 marks
+ *                   that came with Unicode 10 to 15 have combining class 0 there, so U+08CA
  *                   among other marks keeps its place; later compositions are absent, so
  *                   U+11935 U+11930 stays two characters.
  *   \p{L} and kin   the library has Unicode 16, PCRE2 10.42 has 14: 9272 code points differ in
