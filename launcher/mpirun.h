@@ -22,10 +22,11 @@ sy_status sy_mpirun_start(const sy_options *options, const char *where, sy_mpiru
 
 /* What mpirun's own messages tell. */
 typedef struct sy_mpirun_text {
-    bool in_banner; /* between two dashed lines */
-    int rank;       /* that ended first, -1: unknown */
-    int signal;     /* that ended it, or 0  */
-    int exit_code;  /* it ended with, or 0 */
+    bool in_banner;    /* between two dashed lines */
+    bool after_mpirun; /* the last line began with "mpirun: "; an empty one may follow */
+    int rank;          /* that ended first, -1: unknown */
+    int signal;        /* that ended it, or 0  */
+    int exit_code;     /* it ended with, or 0 */
     char host[128];
 } sy_mpirun_text;
 

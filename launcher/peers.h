@@ -40,5 +40,7 @@ void sy_peers_send_all(sy_peers *peers, sy_frame_type type);
 /* SIGKILL to every rank that ever said hello and still lives. */
 void sy_peers_kill(sy_peers *peers);
 int sy_peers_connected(const sy_peers *peers);
+/* Whether a rank is connected; those of other hosts never are. */
+bool sy_peers_have(const sy_peers *peers, int rank);
 
 #endif

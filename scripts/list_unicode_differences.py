@@ -284,7 +284,7 @@ def compare_nfc(ours, theirs, data):
     compositions = {}
     for (c, parts), a, b in zip(pairs, mine, other):
         if a != b:
-            assert a == chr(c) and b == parts, f"U+{c:04X}: not a composition that lacks there"
+            assert a == chr(c) and b == parts, f"U+{c:04X}: not a composition that is missing there"
             compositions[c] = parts
     return {c: classes[c] for c in sorted(suspects)}, compositions
 
@@ -348,15 +348,15 @@ of version {known}, and those newer than that by the list of 15.1.
 The borders of pre-tokens beside it move: `a` and a new letter are one piece in the library and
 two here. The text that the tokens decode to is the same, but its bytes are grouped into other
 tokens around the character (digits that are taken in threes are counted off anew from a new
-digit to the end of the number). Under NFC, which Qwen models use, a text with the marks or the pair
-of the last two tables may also become another, canonically equivalent text. Texts without all
-these characters have equal ids.
+digit to the end of the number). Under NFC, which Qwen models use, a text with the marks or the
+pair of the last two tables may also become another, canonically equivalent text. Texts without
+these characters do not meet the difference.
 
 **What was compared.** All {n_codes} code points that text can hold, against each property,
 script and escape that the tokenizer accepts, and beside marks and in compositions for NFC.
-Every code point that differs in a class was assigned after Unicode {common_properties}, every mark and
-pair that differs under NFC after Unicode {common_nfc}: no character of Unicode {common_nfc} is in these tables,
-and the script fails if one ever is. (What only moved between two categories of one class has a
+A code point that differs in a class was assigned after Unicode {common_properties}, a mark or pair
+that differs under NFC after Unicode {common_nfc}: no character of Unicode {common_nfc} is in these tables, and
+the script fails if one ever is. (What only moved between two categories of one class has a
 table of its own.) {n_random} random strings of other characters, rich in marks and
 compositions, had the same normal form on both sides.
 """
