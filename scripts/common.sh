@@ -5,7 +5,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 build_packages="build-essential cmake ninja-build pkg-config openmpi-bin libopenmpi-dev
 libhwloc-dev libjansson-dev libpcre2-dev libutf8proc-dev"
-test_packages="libcmocka-dev procps xz-utils"
+test_packages="iproute2 libcmocka-dev procps xz-utils"
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "${0##*/}: $*"; exit 1; }
