@@ -93,12 +93,15 @@ static void keep(sy_ending *e, const char *line) {
 
 sy_ending_line_kind sy_ending_line(sy_ending *e, const char *line, const char *token) {
     static const char error[] = "switchyard: error: ";
-    size_t started = strlen(SY_STARTED_LINE);
-    if (strncmp(line, SY_STARTED_LINE, started) == 0 && strcmp(line + started, token) == 0)
+    /* mpirun may put what two ranks print into one line: look for ours anywhere in it. */
+    const char *started = strstr(line, SY_STARTED_LINE);
+    if (started != NULL &&
+        strncmp(started + strlen(SY_STARTED_LINE), token, strlen(token)) == 0)
         return SY_ENDING_STARTED;
-    if (strncmp(line, error, sizeof error - 1) == 0) {
+    const char *found = strstr(line, error);
+    if (found != NULL) {
         e->remote_error = true;
-        const char *text = line + sizeof error - 1;
+        const char *text = found + sizeof error - 1;
         /* The kind is known only from the exit code that mpirun passes on. */
         if (e->status == SY_OK) report(e, SY_ERR_COMM, text, strlen(text));
         return SY_ENDING_FAILED;
