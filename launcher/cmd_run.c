@@ -36,6 +36,7 @@ typedef struct run {
     request_state *state;
     double begin;
     int n_finished, next_shown; /* several prompts are shown in their order */
+    int n_failed;               /* prompts whose logits were no numbers */
     sy_status out;              /* of writing results: a closed stdout ends the run */
     sy_error_text out_text;
 } run;
@@ -181,12 +182,14 @@ static bool on_token(void *context, int i, const sy_token *token) {
     request_state *q = &r->state[i];
     q->last_token = sy_now() - r->begin;
     if (q->answer.ids.n == 0) q->first_token = q->last_token;
-    note_output(r, sy_answer_put(&q->answer, token->id, token->is_end));
+    note_output(r, sy_answer_put(&q->answer, token->id, token->is_end || token->is_nan));
+    if (token->is_nan) r->n_failed++;
     if (r->prompts.n == 1 && !r->options->json) show_text(r, i);
     bool stop = q->answer.stopped || token->is_last || r->out != SY_OK;
     if (stop)
         finish_request(r, i,
                        q->answer.stopped ? "stop_string"
+                       : token->is_nan   ? "not_a_number"
                        : token->is_end   ? "end_token"
                        : token->is_last  ? "length"
                                          : "output_closed");
@@ -278,7 +281,12 @@ static sy_status conclude(run *r, const sy_engine_stats *stats) {
         sy_status_restore(&r->out_text);
         return r->out;
     }
-    return stats->interrupted ? sy_fail(SY_ERR_INTERRUPTED, "interrupted") : SY_OK;
+    if (stats->interrupted) return sy_fail(SY_ERR_INTERRUPTED, "interrupted");
+    if (r->n_failed == 0) return SY_OK;
+    return sy_fail(SY_ERR_FORMAT,
+                   "%d of %d prompts ended because the model's logits are not numbers; its "
+                   "weights may be damaged",
+                   r->n_failed, r->prompts.n);
 }
 
 /* What rank 0 alone knows and the engine needs on all ranks. */

@@ -19,7 +19,7 @@ typedef struct sequence {
 /* What a rank reports for each row it sampled, in the order of its work. */
 typedef struct sampled {
     int32_t id;
-    int32_t unused;
+    int32_t is_nan; /* the row held no number */
     uint64_t logits_hash;
 } sampled;
 
@@ -329,6 +329,17 @@ done:
     return st;
 }
 
+/* The sampler takes a number if there is one: a chosen logit that is none condemns the row. */
+static sy_status judge_row(sy_engine *e, int64_t row, sampled *out) {
+    sy_status st = SY_OK;
+    float logit;
+    const float *at = e->runner.ws.logits + row * e->parts.spec->vocab + out->id;
+    SY_TRY(e->parts.be->ops->read(e->parts.be, &logit, at, sizeof logit, e->runner.stream));
+    out->is_nan = logit != logit;
+done:
+    return st;
+}
+
 /* Samples this rank's output rows and appends the tokens to their sequences. */
 static sy_status
 sample_outputs(sy_engine *e, const sy_step_record *record, const sy_step *step) {
@@ -341,6 +352,7 @@ sample_outputs(sy_engine *e, const sy_step_record *record, const sy_step *step) 
         sequence *s = own_sequence(e, record->work[i].slot);
         if (s == NULL || !record->work[i].output) continue;
         e->mine[at] = (sampled){.id = e->token[at]};
+        SY_TRY(judge_row(e, at, &e->mine[at]));
         if (e->options.hash_logits) SY_TRY(hash_row(e, at, &e->mine[at].logits_hash));
         if (s->position < e->options.max_context) s->id[s->position] = e->token[at];
         at++;
@@ -392,10 +404,10 @@ deliver_tokens(sy_engine *e, generation *g, const sy_step_record *record, int64_
         const sampled *s = &e->all[r * stride + n++];
         int request = sy_schedule_request(g->schedule, slot);
         g->n_generated[request]++;
-        sy_token token = {.id = s->id, .logits_hash = s->logits_hash};
+        sy_token token = {.id = s->id, .is_nan = s->is_nan, .logits_hash = s->logits_hash};
         token.is_end = !e->options.ignore_eos && is_end_token(e->parts.spec, s->id);
-        token.is_last =
-            token.is_end || g->n_generated[request] >= g->requests[request].max_tokens;
+        token.is_last = token.is_end || token.is_nan ||
+                        g->n_generated[request] >= g->requests[request].max_tokens;
         bool stop = g->events->token(g->events->context, request, &token);
         sy_schedule_token(g->schedule, slot, stop || token.is_last);
     }

@@ -48,7 +48,8 @@ void sy_engine_destroy(sy_engine *engine); /* NULL is fine */
 typedef struct sy_token {
     int32_t id;
     bool is_end;          /* one of the model's end tokens; not part of the text */
-    bool is_last;         /* is_end, or max_tokens reached */
+    bool is_nan;          /* no logit of the row is a number: the request fails here */
+    bool is_last;         /* is_end, is_nan, or max_tokens reached */
     uint64_t logits_hash; /* over the bits of the row it was sampled from */
 } sy_token;
 

@@ -1,6 +1,6 @@
 # A rank that dies, stops or hangs ends the others within the deadline and two seconds, with one
 # line that names it, exit code 8, and nothing left behind.
-# timeout: 180
+# timeout: 600
 . "$(dirname "$0")/shell_helpers.sh"
 
 deadline=1

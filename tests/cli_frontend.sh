@@ -1,5 +1,5 @@
 # The front end: results, stdin, a broken stdout, Ctrl-C, Ctrl-Z, and its own death.
-# timeout: 120
+# timeout: 600
 . "$(dirname "$0")/shell_helpers.sh"
 
 # Text passes unchanged, in pieces and at length, as without a front end.

@@ -2,7 +2,7 @@
 # The real program loses a rank while it makes weights, while it reads a prompt and while it
 # generates: one line that names the rank, exit code 8, nothing left. Ctrl-C while it generates
 # ends cleanly with 130.
-# timeout: 180
+# timeout: 600
 set -uo pipefail
 set -m # else background jobs ignore SIGINT
 work=$(mktemp -d)

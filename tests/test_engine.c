@@ -437,8 +437,58 @@ static void pages_are_handed_out_once_and_come_back(void **state) {
     fixture_close(&f);
 }
 
+/* A table whose head step gives no number, as damaged weights do. */
+static struct {
+    sy_ops ops;
+    const sy_ops *real;
+} damaged;
+
+static sy_status damaged_head(sy_backend *be,
+                              const float *norm,
+                              float eps,
+                              const sy_matrix *m,
+                              int64_t n,
+                              const int32_t *row,
+                              const float *x,
+                              float *logits,
+                              sy_stream *s) {
+    sy_status st = damaged.real->head(be, norm, eps, m, n, row, x, logits, s);
+    for (int64_t i = 0; i < n * m->n; i++)
+        logits[i] = sy_f32_from_bits(0x7fc00000u);
+    return st;
+}
+
+static bool on_damaged(void *context, int i, const sy_token *token) {
+    int *n = context;
+    (void)i;
+    if (!token->is_nan || !token->is_last) abort();
+    (*n)++;
+    return false;
+}
+
+static void logits_that_are_no_numbers_end_their_requests(void **state) {
+    (void)state;
+    fixture f;
+    batch b;
+    int n_tokens = 0;
+    sy_engine_stats stats;
+    const sy_engine_events events = {on_damaged, NULL, NULL, &n_tokens};
+    open_model(&f, (sy_engine_options){.max_pages = 8, .per_rank = 2, .chunk = 32});
+    make_batch(&b, 5, 8, f.spec->vocab);
+    damaged.real = f.be->ops;
+    damaged.ops = *f.be->ops;
+    damaged.ops.head = damaged_head;
+    f.be->ops = &damaged.ops;
+    MUST(sy_engine_generate(f.engine, root ? b.request : NULL, root ? b.n : 0,
+                            root ? &events : NULL, root ? &stats : NULL));
+    if (root) assert_int_equal(n_tokens, b.n);
+    f.be->ops = damaged.real;
+    fixture_close(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(logits_that_are_no_numbers_end_their_requests),
         cmocka_unit_test(more_requests_than_slots_give_what_each_gives_alone),
         cmocka_unit_test(an_interrupted_run_ends_on_all_ranks_and_the_next_starts_clean),
         cmocka_unit_test(a_request_that_the_caller_stops_ends_alone),
