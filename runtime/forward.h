@@ -11,23 +11,7 @@
 #include "runtime/loads.h"
 #include "runtime/spec.h"
 #include "runtime/weights.h"
-
-/* Buffers of a step, all device memory from one block. T = limits.max_rows, P = max_pairs. */
-typedef struct sy_workspace {
-    float *x;        /* [T, H] residual stream                          */
-    void *q;         /* [T, A*D] act                                    */
-    void *attended;  /* [T, A*D] act                                    */
-    void *xn;        /* [T, H] act, the normed input of the FFN         */
-    int32_t *expert; /* [T, K]                                          */
-    float *weight;   /* [T, K]                                          */
-    void *h;         /* [max(P, T), F] act                              */
-    float *y;        /* [P, H] outputs of this rank's experts           */
-    void *ffn_h;     /* [T, inter] act, dense FFN or shared expert      */
-    float *ffn_y;    /* [T, H] its output                               */
-    float *logits;   /* [max_outputs, V]                                */
-    void *block;
-    uint64_t bytes;
-} sy_workspace;
+#include "runtime/workspace.h"
 
 /* Everything a step needs; made by the engine, borrowed here. */
 typedef struct sy_runner {
@@ -54,18 +38,6 @@ typedef struct sy_step {
     const int32_t *const *forced;
     uint64_t hash; /* of the step's plan, equal on all ranks */
 } sy_step;
-
-/* Device bytes of the workspace, for the memory budget; UINT64_MAX on overflow. */
-uint64_t sy_workspace_bytes(sy_backend *be,
-                            const sy_model_spec *spec,
-                            const sy_limits *limits,
-                            int64_t max_outputs);
-sy_status sy_workspace_create(sy_backend *be,
-                              const sy_model_spec *spec,
-                              const sy_limits *limits,
-                              int64_t max_outputs,
-                              sy_workspace *out);
-void sy_workspace_free(sy_backend *be, sy_workspace *ws);
 
 /* Logits of the wanted rows are left in ws.logits. Collective. */
 sy_status sy_forward(sy_runner *r, const sy_step *step);
