@@ -212,6 +212,9 @@ static void print_rates(const sy_engine_stats *stats) {
     if (stats->prefill_seconds > 0)
         SY_INFO("prefill  %" PRId64 " tokens in %.3f s, %.1f tokens/s", stats->prefill_tokens,
                 stats->prefill_seconds, (double)stats->prefill_tokens / stats->prefill_seconds);
+    if (stats->mixed_tokens > 0)
+        SY_INFO("         and %" PRId64 " tokens of other prompts' answers in the same time",
+                stats->mixed_tokens);
     if (stats->decode_seconds > 0)
         SY_INFO("decode   %" PRId64 " tokens in %.3f s, %.1f tokens/s", stats->decode_tokens,
                 stats->decode_seconds, (double)stats->decode_tokens / stats->decode_seconds);

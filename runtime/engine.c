@@ -418,6 +418,9 @@ static void count_step(generation *g, const sy_step_record *record, double secon
     g->stats->steps++;
     if (prefill > 0) {
         g->stats->prefill_tokens += prefill;
+        for (int i = 0; i < record->n_work; i++)
+            g->stats->mixed_tokens += record->work[i].n_rows;
+        g->stats->mixed_tokens -= prefill;
         g->stats->prefill_seconds += seconds;
         g->prompt_rows_done += prefill;
         if (g->events->prefill != NULL)

@@ -65,7 +65,9 @@ typedef struct sy_engine_events { /* on rank 0; may be NULL on others */
 
 typedef struct sy_engine_stats { /* on rank 0 */
     uint64_t steps;
-    int64_t prefill_tokens, decode_tokens; /* rows of prompts; tokens of decode-only steps */
+    int64_t prefill_tokens; /* rows of prompts, in steps that take prefill_seconds */
+    int64_t mixed_tokens;   /* tokens that other sequences made in these same steps */
+    int64_t decode_tokens;  /* tokens of steps without prompts, which take decode_seconds */
     double prefill_seconds, decode_seconds;
     bool interrupted;
 } sy_engine_stats;
