@@ -4,7 +4,8 @@
 . "$(dirname "$0")/shell_helpers.sh"
 
 deadline=1
-limit=3 # seconds
+limit=3       # seconds until all ranks are gone
+front_limit=7 # seconds until mpirun and the front end are, too
 
 # lost SIGNAL RANK 'PATTERN' OPTIONS...: sends a rank a signal while it steps.
 lost() {
@@ -12,7 +13,8 @@ lost() {
     shift 3
     start 3 loop 60 -n 3 --deadline $deadline "$@"
     kill -"$signal" "$(pid_of "$rank")"
-    finish $limit
+    ranks_gone $limit
+    finish $front_limit
     expect 8 "rank $rank on host [^ ]+ $pattern"
     nothing_left
 }
@@ -23,7 +25,8 @@ for hosts in "" "--virtual-hosts 2" "--virtual-hosts 3" "--no-shared-memory"; do
     lost STOP 0 'has not answered for 1.0 s' $hosts
     lost STOP 1 'has not answered for 1.0 s' $hosts
     start 3 stuck 1 -n 3 --deadline $deadline $hosts
-    finish $limit
+    ranks_gone $limit
+    finish $front_limit
     expect 8 'rank 1 on host [^ ]+ made no progress in phase "prefill" for 0.5 s'
     nothing_left
 done
@@ -42,7 +45,8 @@ plain() {
     pids=$(awk '/^pid /{print $3}' out) name='' shared=''
     [ -n "$pids" ] || { fail "the ranks did not start"; wait $front; return; }
     kill -"$signal" "$(pid_of 1)"
-    finish $((limit + 1))
+    ranks_gone $limit
+    finish $front_limit
     [ $code != 0 ] || fail "mpirun ends with 0"
     [ "$(grep -c '^switchyard: error: ' err)" -le 1 ] || fail "more than one line"
     grep -q '^switchyard: error: rank 1 on host' err || grep -q 'process rank 1 .* exited on signal' err ||

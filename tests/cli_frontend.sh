@@ -39,7 +39,8 @@ set -m
 for signal in INT TERM HUP; do
     start 3 loop 60 -n 3
     kill -$signal $front
-    finish 3
+    ranks_gone 3
+    finish 7
     expect 130 'interrupted'
     nothing_left
 done
@@ -47,7 +48,7 @@ done
 front=$!
 sleep 0.5
 kill -INT $front
-finish 5
+finish 8
 expect 130 'interrupted'
 
 # A rank that does not react: the second Ctrl-C does not wait for it.
@@ -55,7 +56,7 @@ start 2 stuck 1 -n 2 --deadline 0
 kill -INT $front
 sleep 0.3
 kill -INT $front
-finish 4
+finish 8
 expect 130 'interrupted'
 nothing_left
 

@@ -65,6 +65,23 @@ finish() {
     [ $took -le $(($1 * 1000)) ] || fail "took $took ms to end, more than $1 s"
 }
 
+# ranks_gone SECONDS: all ranks have ended by then, counted from now. What mpirun takes to notice
+# and to end itself, one or two seconds at times, comes on top and is not counted.
+ranks_gone() {
+    local begin pid alive took
+    begin=$(now_ms)
+    while :; do
+        alive=
+        for pid in $pids; do
+            case $(state_of "$pid") in '' | Z | X) ;; *) alive="$alive $pid" ;; esac
+        done
+        took=$(($(now_ms) - begin))
+        [ -z "$alive" ] && return 0
+        [ $took -gt $(($1 * 1000)) ] && { fail "after $took ms there are ranks:$alive"; return 0; }
+        sleep 0.05
+    done
+}
+
 state_of() { sed 's/.*) \(.\).*/\1/' "/proc/$1/stat" 2>/dev/null; }
 
 # No rank and no mpirun of the last start is left (zombies wait for init), and no file.
