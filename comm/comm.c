@@ -60,6 +60,20 @@ bool sy_comm_may_spin(const sy_comm *comm) {
     return comm->may_spin;
 }
 
+/* A virtual host is called "machine#number". */
+bool sy_comm_same_machine(const sy_comm *comm, int rank_a, int rank_b) {
+    const char *a = sy_comm_host_name(comm, rank_a), *b = sy_comm_host_name(comm, rank_b);
+    size_t n = strcspn(a, "#");
+    return n == strcspn(b, "#") && strncmp(a, b, n) == 0;
+}
+
+int sy_comm_machine_size(const sy_comm *comm, int rank) {
+    int n = 0;
+    for (int r = 0; r < sy_comm_size(comm); r++)
+        n += sy_comm_same_machine(comm, rank, r);
+    return n;
+}
+
 bool sy_comm_shares_memory(const sy_comm *comm, int rank_a, int rank_b) {
     if (rank_a == rank_b) return true;
     return !comm->no_shared_memory && comm->host[rank_a] == comm->host[rank_b];

@@ -41,6 +41,10 @@ int sy_comm_host(const sy_comm *comm, int rank); /* index of the (virtual) host 
 int sy_comm_n_hosts(const sy_comm *comm);
 /* "node7"; "node7#1" for the second virtual host on it. */
 const char *sy_comm_host_name(const sy_comm *comm, int rank);
+/* True if the two ranks share a real machine, its memory and its cores, whatever virtual hosts
+ * they are on; and how many ranks share rank's. */
+bool sy_comm_same_machine(const sy_comm *comm, int rank_a, int rank_b);
+int sy_comm_machine_size(const sy_comm *comm, int rank);
 bool sy_comm_may_spin(const sy_comm *comm); /* ranks here x threads <= cores available here */
 /* True if the two ranks may read each other's memory: same (virtual) host, and shared memory is
  * wanted. A rank shares memory with itself. */

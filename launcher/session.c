@@ -21,14 +21,7 @@ enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
 /* Threads of this rank: as asked, or its fair share of the cores that it may use. */
 static int choose_threads(const sy_session *s) {
     if (s->options->threads > 0) return s->options->threads;
-    int on_machine = 0;
-    const char *mine = sy_comm_host_name(s->comm, s->rank);
-    size_t n = strcspn(mine, "#");
-    for (int r = 0; r < s->n_ranks; r++) {
-        const char *other = sy_comm_host_name(s->comm, r);
-        on_machine += strcspn(other, "#") == n && strncmp(mine, other, n) == 0;
-    }
-    return (int)sy_max(1, sy_cores_available() / on_machine);
+    return (int)sy_max(1, sy_cores_available() / sy_comm_machine_size(s->comm, s->rank));
 }
 
 static sy_status open_backend(sy_session *s) {

@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/checked.h"
 #include "base/log.h"
@@ -19,23 +18,9 @@ typedef struct rank_need {
     uint64_t weights, engine, machine_available;
 } rank_need;
 
-/* Virtual hosts "node#1" are one machine "node". */
-static bool same_machine(const sy_comm *comm, int a, int b) {
-    const char *x = sy_comm_host_name(comm, a), *y = sy_comm_host_name(comm, b);
-    size_t n = strcspn(x, "#");
-    return n == strcspn(y, "#") && strncmp(x, y, n) == 0;
-}
-
 static uint64_t total(const rank_need *n) {
     uint64_t sum;
     return sy_add_u64(n->weights, n->engine, &sum) ? sum : UINT64_MAX;
-}
-
-static int ranks_of_machine(const sy_comm *comm, int rank) {
-    int n = 0;
-    for (int r = 0; r < sy_comm_size(comm); r++)
-        n += same_machine(comm, rank, r);
-    return n;
 }
 
 /* What the ranks of a machine find available differs a little (or is bounded by a cgroup): the
@@ -43,13 +28,14 @@ static int ranks_of_machine(const sy_comm *comm, int rank) {
 static uint64_t machine_available(const sy_comm *comm, const rank_need *need, int rank) {
     uint64_t least = UINT64_MAX;
     for (int r = 0; r < sy_comm_size(comm); r++)
-        if (same_machine(comm, rank, r) && need[r].machine_available < least)
+        if (sy_comm_same_machine(comm, rank, r) && need[r].machine_available < least)
             least = need[r].machine_available;
     return least;
 }
 
 static uint64_t share(const sy_comm *comm, const rank_need *need, int rank) {
-    return usable(machine_available(comm, need, rank)) / (uint64_t)ranks_of_machine(comm, rank);
+    return usable(machine_available(comm, need, rank)) /
+           (uint64_t)sy_comm_machine_size(comm, rank);
 }
 
 /* The rank with the largest need on a machine whose ranks do not fit together; -1: all fit. */
@@ -58,7 +44,7 @@ static int find_overflow(const sy_comm *comm, const rank_need *need) {
         uint64_t sum = 0, available = machine_available(comm, need, rank);
         int largest = rank;
         for (int r = 0; r < sy_comm_size(comm); r++) {
-            if (!same_machine(comm, rank, r)) continue;
+            if (!sy_comm_same_machine(comm, rank, r)) continue;
             if (!sy_add_u64(sum, total(&need[r]), &sum)) sum = UINT64_MAX;
             if (total(&need[r]) > total(&need[largest])) largest = r;
         }

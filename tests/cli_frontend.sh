@@ -48,7 +48,7 @@ done
 front=$!
 sleep 0.5
 kill -INT $front
-finish 8
+finish 5
 expect 130 'interrupted'
 
 # A rank that does not react: the second Ctrl-C does not wait for it.
@@ -56,7 +56,7 @@ start 2 stuck 1 -n 2 --deadline 0
 kill -INT $front
 sleep 0.3
 kill -INT $front
-finish 8
+finish 4
 expect 130 'interrupted'
 nothing_left
 

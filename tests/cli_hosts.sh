@@ -154,7 +154,7 @@ kill -INT $job
 judge 130 interrupted 8
 start hostc # rank 0 cannot be asked over the socket: mpirun ends it at once
 kill -INT $job
-judge 130 interrupted 8
+judge 130 interrupted 5
 for _ in $(seq 50); do # the daemons of the runs so far have gone
     pgrep -x 'orted|mpirun' >/dev/null || break
     sleep 0.1

@@ -56,7 +56,7 @@ judge() {
     code=$?
     took=$(($(date +%s%3N) - begin))
     [ "$code" = "$want" ] || fail "exit code $code, expected $want"
-    [ "$took" -le 10000 ] || fail "took $took ms to end"
+    [ "$took" -le 6000 ] || fail "took $took ms to end"
     [ "$(grep -c '^switchyard: error: ' "$work/err")" = 1 ] || fail "expected one error line"
     grep -Eq "^switchyard: error: $pattern" "$work/err" || fail "no line like: $pattern"
     sleep 0.3

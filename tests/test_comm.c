@@ -51,6 +51,7 @@ static void virtual_hosts_are_contiguous_blocks(void **state) {
         assert_int_equal(sy_comm_n_hosts(comm), blocks);
         for (int r = 0; r < R; r++) {
             assert_int_equal(sy_comm_host(comm, r), r * blocks / R);
+            assert_int_equal(sy_comm_machine_size(comm, r), R); /* one machine all the same */
             const char *mark = strchr(sy_comm_host_name(comm, r), '#');
             if (blocks == 1)
                 assert_null(mark);
