@@ -20,7 +20,8 @@ struct sy_comm {
     MPI_Comm world; /* MPI_COMM_NULL: one rank without MPI */
     bool owns_mpi;  /* has called MPI_Init_thread */
     int rank, size;
-    bool no_shared_memory, may_spin;
+    sy_comm_options options;
+    bool may_spin;
     int n_hosts;
     int *host;                         /* [R] */
     char (*host_name)[NAME_MAX_BYTES]; /* [R] */
@@ -76,7 +77,7 @@ int sy_comm_machine_size(const sy_comm *comm, int rank) {
 
 bool sy_comm_shares_memory(const sy_comm *comm, int rank_a, int rank_b) {
     if (rank_a == rank_b) return true;
-    return !comm->no_shared_memory && comm->host[rank_a] == comm->host[rank_b];
+    return !comm->options.no_shared_memory && comm->host[rank_a] == comm->host[rank_b];
 }
 
 MPI_Comm sy_comm_mpi(const sy_comm *comm) {
@@ -174,9 +175,9 @@ static void host_name_here(char *name, size_t size) {
 }
 
 /* Fills this rank's card and the number of cores of its host. */
-static sy_status
-make_card(sy_comm *comm, const sy_comm_options *options, rank_card *card, int *n_cores) {
+static sy_status make_card(sy_comm *comm, rank_card *card, int *n_cores) {
     sy_status st = SY_OK;
+    const sy_comm_options *options = &comm->options;
     MPI_Comm shared = MPI_COMM_NULL;
     memset(card, 0, sizeof *card);
     host_name_here(card->name, sizeof card->name);
@@ -246,36 +247,76 @@ static bool has_own_core(const sy_comm *comm, const rank_card *card, int n_cores
     return threads <= n_cores && card[comm->rank].n_threads <= sy_cores_available();
 }
 
-sy_status sy_comm_create(const sy_comm_options *options, sy_comm **out) {
+/* Who is where; comm has its options, world, rank and size. Collective. */
+static sy_status meet_ranks(sy_comm *comm) {
     sy_status st = SY_OK;
-    sy_comm *comm = NULL;
     rank_card *card = NULL;
     rank_card mine;
-    uint64_t cards_bytes = 0;
+    uint64_t cards_bytes = (uint64_t)comm->size * sizeof *card;
     int n_cores = 0;
-    *out = NULL;
-    if (options->virtual_hosts < 0)
-        SY_FAIL(SY_ERR_USAGE, "virtual hosts: %d is negative", options->virtual_hosts);
-    SY_TRY(sy_mem_alloc(&comm, sizeof *comm, "communicator"));
-    comm->world = MPI_COMM_NULL;
-    comm->size = 1;
-    if (has_launcher()) SY_TRY(start_mpi(comm));
-    SY_TRY(check_world_size(comm->size));
-    cards_bytes = (uint64_t)comm->size * sizeof *card;
     SY_TRY(sy_mem_alloc(&card, cards_bytes, "rank cards"));
     SY_TRY(sy_mem_alloc(&comm->host, (uint64_t)comm->size * sizeof *comm->host, "host table"));
     SY_TRY(sy_mem_alloc(&comm->host_name, (uint64_t)comm->size * NAME_MAX_BYTES, "host names"));
-    SY_TRY(make_card(comm, options, &mine, &n_cores));
+    SY_TRY(make_card(comm, &mine, &n_cores));
     SY_TRY(sy_comm_all_gather(comm, &mine, sizeof mine, card));
     SY_TRY(check_cards(comm, card));
     number_hosts(comm, card);
-    comm->no_shared_memory = options->no_shared_memory;
     comm->may_spin = has_own_core(comm, card, n_cores);
+done:
+    sy_mem_free(card, cards_bytes);
+    return st;
+}
+
+static sy_status new_comm(const sy_comm_options *options, sy_comm **out) {
+    sy_status st = sy_mem_alloc(out, sizeof **out, "communicator");
+    if (st != SY_OK) return st;
+    (*out)->options = *options;
+    (*out)->world = MPI_COMM_NULL;
+    (*out)->size = 1;
+    return SY_OK;
+}
+
+sy_status sy_comm_create(const sy_comm_options *options, sy_comm **out) {
+    sy_status st = SY_OK;
+    sy_comm *comm = NULL;
+    *out = NULL;
+    if (options->virtual_hosts < 0)
+        SY_FAIL(SY_ERR_USAGE, "virtual hosts: %d is negative", options->virtual_hosts);
+    SY_TRY(new_comm(options, &comm));
+    if (has_launcher()) SY_TRY(start_mpi(comm));
+    SY_TRY(check_world_size(comm->size));
+    SY_TRY(meet_ranks(comm));
     *out = comm;
     comm = NULL;
 done:
-    sy_mem_free(card, cards_bytes);
     sy_comm_destroy(comm);
+    return st;
+}
+
+sy_status sy_comm_create_first(sy_comm *comm, int n, sy_comm **out) {
+    sy_status st = SY_OK;
+    sy_comm *first = NULL;
+    MPI_Comm world = MPI_COMM_NULL;
+    *out = NULL;
+    if (n < 1 || n > comm->size)
+        SY_FAIL(SY_ERR_INTERNAL, "the first %d of %d ranks", n, comm->size);
+    if (comm->world != MPI_COMM_NULL)
+        SY_TRY(sy_mpi_status(
+            MPI_Comm_split(comm->world, comm->rank < n ? 0 : MPI_UNDEFINED, comm->rank, &world),
+            "MPI_Comm_split"));
+    if (comm->rank >= n) goto done;
+    SY_TRY(new_comm(&comm->options, &first));
+    first->world = world;
+    if (world != MPI_COMM_NULL) MPI_Comm_set_errhandler(world, MPI_ERRORS_RETURN);
+    world = MPI_COMM_NULL;
+    first->rank = comm->rank;
+    first->size = n;
+    SY_TRY(meet_ranks(first));
+    *out = first;
+    first = NULL;
+done:
+    if (world != MPI_COMM_NULL) MPI_Comm_free(&world);
+    sy_comm_destroy(first);
     return st;
 }
 

@@ -29,6 +29,7 @@ typedef struct timed_backend {
 typedef struct bench {
     sy_comm *comm;
     sy_backend *be;
+    sy_liveness *live;
     timed_backend timed;
     int64_t n_exchanges; /* since timed.seconds was zero */
     sy_exchange *ex;
@@ -208,6 +209,7 @@ static sy_status time_batch(bench *b, sy_status (*round)(bench *), int64_t n, do
     for (int64_t i = 0; i < n; i++)
         SY_TRY(round(b));
     SY_TRY(maximum(b->comm, (sy_now() - start) / (double)n, seconds));
+    if (b->live != NULL) sy_progress(b->live);
 done:
     return st;
 }
@@ -341,7 +343,7 @@ sy_status sy_exchange_bench(sy_comm *comm,
                             int *n_rows) {
     sy_status st = SY_OK;
     int n_ranks = sy_comm_size(comm);
-    bench b = {.comm = comm, .be = be, .n_ranks = n_ranks};
+    bench b = {.comm = comm, .be = be, .live = options->live, .n_ranks = n_ranks};
     sy_exchange_shape shape = {.max_rows = options->max_tokens,
                                .hidden = options->hidden,
                                .top_k = options->top_k,

@@ -10,12 +10,14 @@
 #include <stdint.h>
 
 #include "comm/exchange.h"
+#include "comm/liveness.h"
 
 typedef struct sy_exchange_bench_options {
     int hidden, experts, top_k;
     sy_combine_mode combine;
     int64_t max_tokens; /* per rank; the sweep doubles from 1 and ends with this */
     double seconds;     /* per measured number, about */
+    sy_liveness *live;  /* its progress advances per batch; NULL: none */
 } sy_exchange_bench_options;
 
 typedef struct sy_exchange_bench_row {

@@ -55,15 +55,19 @@ static sy_status print_row(const char *format, int n_ranks, const sy_exchange_be
                          r->exchange_gbs, mpi_us, r->alltoallv_gbs);
 }
 
-static sy_status print_rows(const sy_session *s,
-                            const sy_exchange_bench_options *o,
-                            const sy_exchange_bench_row *row,
-                            int n_rows) {
+static sy_status
+print_rows(const char *format, int n_ranks, const sy_exchange_bench_row *row, int n_rows) {
     sy_status st = SY_OK;
-    const char *format = s->options->json ? "json" : s->options->format;
-    SY_TRY(print_head(format));
     for (int i = 0; i < n_rows; i++)
-        SY_TRY(print_row(format, s->n_ranks, &row[i]));
+        SY_TRY(print_row(format, n_ranks, &row[i]));
+    SY_TRY(sy_out_flush());
+done:
+    return st;
+}
+
+static sy_status
+print_end(const sy_session *s, const char *format, const sy_exchange_bench_options *o) {
+    sy_status st = SY_OK;
     if (strcmp(format, "markdown") == 0)
         SY_TRY(
             sy_out_printf("\nhidden %d, %d experts, top-%d, %s rows; MPI sends the same bytes, "
@@ -74,22 +78,42 @@ done:
     return st;
 }
 
+/* The part of the table for the first n ranks. Collective over all: the others wait. */
+static sy_status
+sweep_tokens(sy_session *s, int n, const char *format, const sy_exchange_bench_options *o) {
+    sy_status st = SY_OK;
+    sy_comm *first = NULL;
+    sy_exchange_bench_row row[SY_EXCHANGE_BENCH_ROWS];
+    int n_rows = 0;
+    sy_progress_phase(s->live, "measuring the exchange", 60);
+    SY_TRY(sy_comm_create_first(s->comm, n, &first));
+    if (first != NULL) st = sy_exchange_bench(first, s->be, o, row, &n_rows);
+    if (st == SY_OK && s->rank == 0) st = print_rows(format, n, row, n_rows);
+    sy_progress_wait(s->live);
+    st = sy_comm_agree(s->comm, st);
+    sy_progress_resume(s->live);
+done:
+    sy_comm_destroy(first);
+    return st;
+}
+
 sy_status sy_exchange_table(sy_session *s) {
     sy_status st = SY_OK;
-    sy_exchange_bench_row row[SY_EXCHANGE_BENCH_ROWS];
+    const char *format = s->options->json ? "json" : s->options->format;
     sy_exchange_bench_options o = {.hidden = DEFAULT_HIDDEN,
                                    .experts = DEFAULT_EXPERTS,
                                    .top_k = DEFAULT_TOP_K,
                                    .seconds = 0.5,
+                                   .live = s->live,
                                    .combine = sy_session_combine(s->options),
                                    .max_tokens = s->options->exchange_tokens};
-    int n_rows;
     if (s->options->model != NULL)
         SY_TRY(sy_comm_agree(s->comm, shape_of_model(s->options->model, &o)));
-    sy_progress_phase(s->live, "measuring the exchange", 60);
-    SY_TRY(sy_exchange_bench(s->comm, s->be, &o, row, &n_rows));
-    if (s->rank == 0) st = print_rows(s, &o, row, n_rows);
-    SY_TRY(sy_comm_agree(s->comm, st));
+    SY_TRY(sy_comm_agree(s->comm, s->rank == 0 ? print_head(format) : SY_OK));
+    for (int n = s->n_ranks > 1 ? 2 : 1; n < s->n_ranks; n *= 2)
+        SY_TRY(sweep_tokens(s, n, format, &o));
+    SY_TRY(sweep_tokens(s, s->n_ranks, format, &o));
+    SY_TRY(sy_comm_agree(s->comm, s->rank == 0 ? print_end(s, format, &o) : SY_OK));
 done:
     return st;
 }

@@ -4,7 +4,8 @@
 
 #include "launcher/session.h"
 
-/* Prints a row per number of tokens in --tokens. Collective. */
+/* Prints a row per number of ranks (2, 4, 8, ... and all) and of tokens (1, 2, 4, ... and
+ * --tokens). Collective. */
 sy_status sy_exchange_table(sy_session *session);
 
 #endif

@@ -116,7 +116,7 @@ const sy_option sy_option_table[] = {
      .help = "with dummy weights: experts per layer; 0: the model's"},
     {.name = "exchange", .kind = SY_OPTION_FLAG, .offset = FIELD(bench_exchange),
      .commands = "bench",
-     .help = "measure dispatch and combine alone"},
+     .help = "measure dispatch and combine alone, on 2, 4, 8, ... and all ranks"},
     {.name = "tokens", .argument = "N", .kind = SY_OPTION_INT64,
      .offset = FIELD(exchange_tokens), .commands = "bench", .initial = "512", .min = 1,
      .max = 65536,

@@ -51,6 +51,7 @@ import safetensors
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoModelForCausalLM,
     GenerationConfig,
@@ -293,6 +294,77 @@ def greedy(model, prompt, family):
     return tokens, logit_gap, router_gap
 
 
+class Rounding(TorchFunctionMode):
+    """Rounds one operand of a model to bfloat16 where it enters a matrix product.
+
+    A site is that operand in one layer: the normed x of attention or of the feed-forward part,
+    q, k, P, v, the attention output, h, or the last normed x. That is where a runtime that
+    computes in bfloat16 and adds in float32 rounds. Router choices are those given.
+    """
+
+    def __init__(self, model, routes, site=None):
+        super().__init__()
+        self.names = {p.untyped_storage().data_ptr(): n for n, p in model.named_parameters()}
+        self.chosen = [chosen for _, (_, chosen) in sorted(routes.items())]
+        self.site = site
+        self.seen = []
+        self.layer = None
+        self.products = 0
+
+    def operand(self, name, x):
+        at = (self.layer, name)
+        if at not in self.seen:
+            self.seen.append(at)
+        return x.bfloat16().float() if at == self.site else x
+
+    def linear_site(self, weight):
+        name = self.names[weight.untyped_storage().data_ptr()]
+        parts = name.split(".")
+        self.layer = int(parts[2]) if parts[1] == "layers" else None
+        if "self_attn" in parts:
+            return "attention output" if "o_proj" in parts else "attention x"
+        if "down" in name:
+            return "h"
+        return "last x" if self.layer is None else "ffn x"
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.nn.functional.linear:
+            args = (self.operand(self.linear_site(args[1]), args[0]), *args[1:])
+        elif function is torch.matmul:
+            names = (("q", "k"), ("P", "v"))[self.products % 2]
+            self.products += 1
+            args = tuple(self.operand(n, x) for n, x in zip(names, args))
+        elif function is torch.topk:
+            chosen = self.chosen.pop(0)
+            return torch.return_types.topk((args[0].gather(-1, chosen), chosen))
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def bf16_deviation(model, prompt):
+    """What bfloat16 rounding does to the logits: (standard deviation over the largest |logit|,
+    number of sites). Each site is rounded alone; what the sites do to a row adds up like
+    independent errors. The worst row counts."""
+    right, routes = run(model, prompt)
+    ids = torch.tensor([prompt])
+
+    def logits(site):
+        with Rounding(model, routes, site) as mode:
+            out = model(ids, use_cache=False).logits[0]
+        assert not mode.chosen and mode.products == 2 * model.config.num_hidden_layers
+        return out, mode.seen
+
+    same, sites = logits(None)
+    require(torch.equal(same, right), "replayed routes change the logits")
+    assert len(sites) == 8 * model.config.num_hidden_layers + 1, sites
+    variance = torch.zeros(len(prompt), dtype=torch.float64)
+    for site in sites:
+        moved = (logits(site)[0] - right).double().square().mean(-1)
+        require(moved.max() > 0, f"rounding {site} changes nothing")
+        variance += moved
+    return (variance.max().sqrt() / right.abs().max()).item(), len(sites)
+
+
 def with_change(model, change):
     """A copy of the model with a changed config (change is a dict) or changed weights."""
     if callable(change):
@@ -375,6 +447,7 @@ def compute(family, seed):
     config = model.config
     prompts = make_prompts(family, config.vocab_size, seed)
     data = {"model": model, "prompts": prompts, "logits": [], "routes": [], "greedy": []}
+    data["bf16"] = []
     facts = {"logit gap": math.inf, "router gap": math.inf, "noise": 0.0}
     wide = copy.deepcopy(model).double()
     for prompt in prompts:
@@ -391,6 +464,8 @@ def compute(family, seed):
         data["logits"].append(logits)
         data["routes"].append({layer: chosen for layer, (_, chosen) in routes.items()})
         data["greedy"].append(tokens)
+        deviation, data["bf16 sites"] = bf16_deviation(model, prompt)
+        data["bf16"].append(deviation)
 
     # The library's own cached generation must agree with the recomputed one.
     for prompt, tokens in zip(prompts, data["greedy"]):
@@ -495,6 +570,11 @@ def save_variant(model, directory, dtype):
 def save_expected(data, directory):
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "ids.json", data["prompts"])
+    write_json(
+        directory / "bf16.json",
+        {"version": 1, "sites": data["bf16 sites"], "deviation": data["bf16"]},
+        indent=2,
+    )
     for i, logits in enumerate(data["logits"]):
         np.save(directory / f"logits_{i}.npy", logits.numpy().astype("<f4"))
         write_json(directory / f"greedy_{i}.json", data["greedy"][i])
@@ -695,6 +775,11 @@ eager experts, from the weights above; i is the prompt, 0 to 2.
 * `logits_i.npy`: float32 [tokens, vocab], one row per prompt token.
 * `greedy_i.json`: the {GREEDY_TOKENS} greedy tokens that follow the prompt; no end-of-sequence
   id is among them.
+* `bf16.json`: what rounding to bfloat16 does to the logits of each prompt, as a standard
+  deviation relative to the largest |logit|: each operand of a matrix product (normed x, q, k, P,
+  v, attention output, h, in each layer, and the last normed x: `sites` in all) is rounded alone
+  in an otherwise float32 run with the same experts chosen; the squares of what they do to a row
+  of logits are added up, the worst row counts.
 * `routes_i.json`: `{{"version": 1, "top_k": K, "layers": [{{"layer": l, "experts": [...]}}]}}`;
   per MoE layer one list per prompt token with the K experts in order of falling router
   probability.

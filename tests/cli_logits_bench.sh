@@ -60,6 +60,12 @@ expect 2 '.*--layers, --vocab and --experts need --dummy-weights' \
 expect 2 '.*--layers: expected a number or dense:N,moe:N' \
     "$program" bench "$tiny/mixtral" --dummy-weights --layers dense:2
 expect 2 '(rank 0: )?-p: 512 is outside 0 to 511' "$program" bench "$tiny/mixtral" -n 2
+# The exchange alone: a row for 1, 2, 4 and 5 tokens on 2 and on 3 ranks.
+timeout 60 "$program" bench --exchange --tokens 5 -n 3 --format csv >csv 2>err ||
+    fail "bench --exchange"
+[ "$(cut -d, -f1,2 csv | tail -n +2 | tr '\n' ' ')" = "2,1 2,2 2,4 2,5 3,1 3,2 3,4 3,5 " ] ||
+    fail "rows of bench --exchange: $(cat csv)"
+awk -F, 'NR > 1 && ($3 <= 0 || $4 <= 0 || $6 <= 0) { exit 1 }' csv || fail "no bytes or no time"
 expect 2 'bench needs a MODEL' "$program" bench
 expect 3 '(rank 0: )?writing to stdout: No space' \
     sh -c '"$0" bench "$1" -q -p 4 -g 2 -r 1 -n 2 >/dev/full' "$program" "$tiny/mixtral"

@@ -65,6 +65,30 @@ static void virtual_hosts_are_contiguous_blocks(void **state) {
     }
 }
 
+static void the_first_ranks_form_a_world_of_their_own(void **state) {
+    (void)state;
+    sy_comm *comm = open_comm(2, false, 1), *first;
+    int R = sy_comm_size(comm), me = sy_comm_rank(comm);
+    for (int n = 1; n <= R; n++) {
+        must(sy_comm_create_first(comm, n, &first));
+        assert_int_equal(first != NULL, me < n);
+        if (first != NULL) {
+            int all[64];
+            assert_int_equal(sy_comm_size(first), n);
+            assert_int_equal(sy_comm_rank(first), me);
+            assert_int_equal(sy_comm_n_hosts(first), n < 2 ? 1 : 2);
+            assert_int_equal(sy_comm_host(first, n - 1), n < 2 ? 0 : 1);
+            must(sy_comm_all_gather(first, &me, sizeof me, all));
+            for (int r = 0; r < n; r++)
+                assert_int_equal(all[r], r);
+        }
+        sy_comm_destroy(first);
+        must(sy_comm_barrier(comm));
+    }
+    assert_int_equal(sy_comm_create_first(comm, R + 1, &first), SY_ERR_INTERNAL);
+    sy_comm_destroy(comm);
+}
+
 static void without_shared_memory_each_rank_is_alone(void **state) {
     (void)state;
     sy_comm *comm = open_comm(0, true, 1);
@@ -246,6 +270,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ranks_of_one_machine_are_one_host),
         cmocka_unit_test(virtual_hosts_are_contiguous_blocks),
+        cmocka_unit_test(the_first_ranks_form_a_world_of_their_own),
         cmocka_unit_test(without_shared_memory_each_rank_is_alone),
         cmocka_unit_test(negative_virtual_hosts_are_refused),
         cmocka_unit_test(options_must_be_equal_on_all_ranks),

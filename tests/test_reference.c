@@ -3,7 +3,7 @@
  * timeout: 120
  *
  * f32: logits within 1e-4 of the largest, and 32 greedy tokens equal.
- * bf16: logits with the router's choices replayed, within a tolerance derived below. */
+ * bf16: logits with the router's choices replayed, within a tolerance that was measured. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -178,12 +178,20 @@ static void f32_logits_and_greedy_tokens_equal_transformers(void **state) {
     }
 }
 
-/* BF16 keeps 8 bits: one rounding is off by at most 2^-9 of the value. Between two float32 sums
- * a layer rounds about nine tensors (two normed x, q, k, v, P, o, h, and cos-rotated q, k count
- * once); errors of L layers and the head add like independent ones, sqrt(9 L + 1), and a logit
- * gathers them with a gain that the tiny models' unit-scale weights keep near 4. */
-static double bf16_tolerance(int n_layers) {
-    return 4 * sqrt(9.0 * n_layers + 1) * 0x1p-9;
+/* What rounding does to the logits of a prompt was measured in transformers: each operand that
+ * bf16 rounds was rounded alone in a float32 run, and the squares were added up (bf16.json, see
+ * the README beside it). Some 20,000 logits that are off by normal errors of that standard
+ * deviation all stay within 6 of them, but for one run in 25,000. */
+static double bf16_tolerance(const family *fam, int prompt) {
+    char path[512];
+    json_t *root;
+    MUST(sy_json_load(data_path(path, sizeof path, "tiny/expected/%s/bf16.json", fam->expected),
+                      SY_JSON_MAX_CONFIG, &root));
+    double deviation =
+        json_number_value(json_array_get(json_object_get(root, "deviation"), (size_t)prompt));
+    json_decref(root);
+    assert_true(deviation > 0);
+    return 6 * deviation;
 }
 
 static void bf16_logits_with_replayed_routes_are_near_transformers(void **state) {
@@ -193,13 +201,13 @@ static void bf16_logits_with_replayed_routes_are_near_transformers(void **state)
         open_family(&f, &families[i], SY_BF16);
         for (int p = 0; p < N_PROMPTS; p++) {
             double worst = compare_prompt(&f, &families[i], p, true);
+            double limit = bf16_tolerance(&families[i], p);
             if (sy_comm_rank(comm) == 0)
                 print_message("%-22s bf16 prompt %d: %.2e (limit %.2e)\n",
-                              families[i].directory, p, worst,
-                              bf16_tolerance(f.spec->n_layers));
-            assert_true(worst < bf16_tolerance(f.spec->n_layers));
+                              families[i].directory, p, worst, limit);
+            assert_true(worst < limit);
             /* Not the float32 path by accident. */
-            if (sy_comm_rank(comm) == 0) assert_true(worst > 1e-5);
+            if (sy_comm_rank(comm) == 0) assert_true(worst > limit / 12);
         }
         fixture_close(&f);
     }
