@@ -26,6 +26,7 @@
     X(SY_ERR_MEMORY, 6, "not enough memory")                                                     \
     X(SY_ERR_COMM, 7, "communication between the ranks failed")                                  \
     X(SY_ERR_PEER, 8, "a rank died, hung or failed")                                             \
+    X(SY_ERR_DEVICE, 9, "a GPU or its driver failed")                                            \
     X(SY_ERR_INTERRUPTED, 130, "interrupted by the user")
 /* clang-format on */
 

@@ -9,12 +9,19 @@
  *
  * All four calls are collective, in this order, once per MoE layer and step, on every rank, also
  * on one without tokens. Between begin and end the caller may compute (the shared expert).
- * Nothing is allocated after create. Ranks of one host read each other's rows in place (memfds);
- * between hosts they travel by MPI. A call that fails leaves the exchange unusable: destroy it,
- * and let the other ranks know (sy_comm_abort). */
+ * Nothing is allocated after create. A call that fails leaves the exchange unusable: destroy it,
+ * and let the other ranks know (sy_comm_abort).
+ *
+ * On a backend in host memory ranks of one host read each other's rows in place (memfds); between
+ * hosts they travel by MPI. On a device (ops->device) x, expert, weight, y, shared and the results
+ * are device memory, rows travel by NCCL between device buffers, and there are two forms. The
+ * *sparse* one is for any batch: the host reads the choice back and plans, pairs travel as above.
+ * The *fixed* one is for few rows, as many on every rank: each rank shows its rows to all and the
+ * device plans, without the host, so that a step can be recorded. Both give the same bits. */
 #ifndef SY_COMM_EXCHANGE_H
 #define SY_COMM_EXCHANGE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -37,6 +44,12 @@ typedef struct sy_exchange_shape {
     sy_dtype act;
     int max_slots; /* most slots that any rank holds in any layer */
     sy_combine_mode combine;
+    bool device; /* for the sizes; create goes by its backend */
+    /* The rest matters on a device only. */
+    const sy_placement
+        *placement;       /* of all layers; NULL: no fixed form. Outlives the exchange */
+    int64_t max_capacity; /* most rows of the fixed form; 0: never fixed */
+    double deadline; /* seconds that a wait for other ranks' rows may take; 0: two minutes */
 } sy_exchange_shape;
 
 /* Worst-case bytes on this rank (own buffers, and received ones): for the memory budget.
@@ -82,5 +95,27 @@ typedef struct sy_exchange_stats {
     uint64_t bytes_between_hosts; /* to other hosts */
 } sy_exchange_stats;
 void sy_exchange_get_stats(const sy_exchange *ex, sy_exchange_stats *out);
+
+/* The rest is for devices. Local, between rounds: the next rounds are fixed ones of `capacity`
+ * rows on every rank, dispatch_begin's n_rows being that; 0: sparse. Equal on all ranks. Only for
+ * SY_COMBINE_EXACT, or with one rank. Rounds of one capacity are always given the same x, expert
+ * and weight. */
+sy_status sy_exchange_set_capacity(sy_exchange *ex, int64_t capacity);
+/* Local: the next fixed dispatch adds the rows of each slot of this rank to load[slot], and the
+ * number of slots that have rows to load[shape.experts]; device memory. NULL: not wanted. */
+void sy_exchange_set_load(sy_exchange *ex, uint64_t *load);
+/* Local: whether fixed rounds enqueue NCCL directly, so that a graph captures it, or through
+ * ops->device->outside, between graphs (as at first). */
+sy_status sy_exchange_set_captured(sy_exchange *ex, bool captured);
+/* Collective: whether a recorded exchange of rows between all ranks arrives, within `deadline`
+ * seconds; the same answer on all ranks. The exchange remains usable either way. */
+sy_status sy_exchange_probe_capture(sy_exchange *ex, double deadline, bool *works);
+/* Local: a recorded step of fixed rounds has been replayed, the step-th from 0 of any capacity.
+ * The rounds made since this capacity was set last, which the recording holds, count as travelled:
+ * fixed rounds enter the statistics by this call alone. */
+void sy_exchange_count_fixed(sy_exchange *ex, int64_t capacity, int64_t step);
+/* Waits until the device has done all that was enqueued. Where other ranks' rows are waited for,
+ * that ends with an error that names who is behind once the deadline has passed. */
+sy_status sy_exchange_synchronize(sy_exchange *ex);
 
 #endif

@@ -355,6 +355,9 @@ sy_status sy_exchange_bench(sy_comm *comm,
     if (options->max_tokens < 1 || options->experts < 1)
         SY_FAIL(SY_ERR_USAGE, "exchange benchmark of %lld tokens and %d experts",
                 (long long)options->max_tokens, options->experts);
+    if (be->ops->device != NULL)
+        SY_FAIL(SY_ERR_UNSUPPORTED, "the exchange alone is measured in host memory only "
+                                    "(--device cpu)");
     SY_TRY(
         sy_comm_agree(comm, sy_placement_contiguous(1, &shape.experts, n_ranks, &b.placement)));
     open_timed(&b.timed, be);

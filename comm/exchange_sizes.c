@@ -37,6 +37,9 @@ static sy_status check_shape(int n_ranks, const sy_exchange_shape *shape) {
                        "exchange for %lld rows of %d values, %d of %d experts, %d slots",
                        (long long)shape->max_rows, shape->hidden, shape->top_k, shape->experts,
                        shape->max_slots);
+    if (shape->max_capacity < 0 || shape->max_capacity > shape->max_rows)
+        return sy_fail(SY_ERR_INTERNAL, "fixed exchange of %lld rows in an exchange of %lld",
+                       (long long)shape->max_capacity, (long long)shape->max_rows);
     if (shape->act != SY_F32 && shape->act != SY_BF16)
         return sy_fail(SY_ERR_UNSUPPORTED, "exchange of %s rows", sy_dtype_name(shape->act));
     /* Rows are named by 32-bit numbers (sy_row_ref). */
@@ -48,10 +51,27 @@ static sy_status check_shape(int n_ranks, const sy_exchange_shape *shape) {
     return SY_OK;
 }
 
+static sy_status check_device(int n_ranks, const sy_exchange_shape *shape) {
+    if (shape->combine == SY_COMBINE_REDUCED_BF16)
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "results that travel as bf16 are not implemented on a device");
+    if (shape->max_capacity > 0 && shape->placement == NULL)
+        return sy_fail(SY_ERR_INTERNAL, "a fixed exchange without a placement");
+    if (shape->max_capacity > 0 && n_ranks > 1 && shape->combine != SY_COMBINE_EXACT)
+        return sy_fail(SY_ERR_INTERNAL, "a fixed exchange of reduced sums");
+    int64_t pairs;
+    if (!sy_mul_i64(shape->max_capacity, n_ranks, &pairs) ||
+        !sy_mul_i64(pairs, shape->top_k, &pairs) || pairs > INT32_MAX)
+        return sy_fail(SY_ERR_UNSUPPORTED, "fixed exchange of %lld rows from each of %d ranks",
+                       (long long)shape->max_capacity, n_ranks);
+    return SY_OK;
+}
+
 static uint64_t identity_of(const sy_exchange_shape *shape) {
     uint64_t hash = sy_hash_add(0, (uint64_t)shape->max_rows);
-    const int part[] = {shape->hidden,   shape->top_k,     shape->experts,
-                        (int)shape->act, shape->max_slots, (int)shape->combine};
+    const int part[] = {
+        shape->hidden,    shape->top_k,        shape->experts,     (int)shape->act,
+        shape->max_slots, (int)shape->combine, (int)shape->device, (int)shape->max_capacity};
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
         hash = sy_hash_add(hash, (uint64_t)part[i]);
     return hash;
@@ -113,12 +133,63 @@ static bool measure_combine(int n_ranks, const sy_exchange_shape *shape, sy_exch
             (sy_mul_u64(all, f32_row, &z->sums) && sy_mul_u64(leaves, f32_row, &z->returned)));
 }
 
+/* The link carries the heads of dispatch; in combine an empty message tells that they have been
+ * read. False on overflow. */
+static bool
+measure_device(const sy_comm *comm, const sy_exchange_shape *shape, sy_exchange_sizes *z) {
+    uint64_t rows = (uint64_t)shape->max_rows, ranks = (uint64_t)sy_comm_size(comm);
+    uint64_t f32_row = (uint64_t)shape->hidden * sizeof(float);
+    uint64_t one = rows * (uint64_t)sy_plan_segments_per_token(&z->plan);
+    uint64_t leaves = rows * (uint64_t)sy_plan_leaves_per_token(&z->plan);
+    uint64_t copies = (uint64_t)sy_min(shape->top_k, (int64_t)ranks - 1);
+    z->send_rows = (int64_t)(rows * copies);
+    z->choice = rows * (uint64_t)shape->top_k * sizeof(int32_t);
+    z->result = f32_row;
+    z->link.channel[SY_CHANNEL_DISPATCH].unit_bytes = SY_MESSAGE_UNIT;
+    z->link.channel[SY_CHANNEL_DISPATCH].block_bytes = all_heads(shape, ranks);
+    z->link.channel[SY_CHANNEL_DISPATCH].message_bytes =
+        sy_message_head_bytes(rows * (uint64_t)sy_plan_pairs_per_token(&z->plan));
+    z->link.channel[SY_CHANNEL_COMBINE].unit_bytes = SY_MESSAGE_UNIT;
+    z->link.channel[SY_CHANNEL_COMBINE].block_bytes = SY_MESSAGE_UNIT;
+    z->link.channel[SY_CHANNEL_COMBINE].message_bytes = SY_MESSAGE_UNIT;
+    return sy_mul_u64(rows * copies, z->row, &z->send) &&
+           sy_mul_u64(rows * (ranks - 1), z->row, &z->arrived) &&
+           sy_mul_u64(one * ranks, f32_row, &z->sums) &&
+           sy_mul_u64(ranks > 1 ? leaves : 0, f32_row, &z->returned);
+}
+
+/* n things of a size, in whole blocks of 256 bytes, added to *all. False on overflow. */
+static bool fixed_part(uint64_t n, uint64_t size, uint64_t *part, uint64_t *all) {
+    if (!sy_mul_u64(n, size, part) || !sy_add_u64(*part, 255, part)) return false;
+    *part = *part / 256 * 256;
+    return sy_add_u64(*all, *part, all);
+}
+
+static bool measure_fixed(int n_ranks, const sy_exchange_shape *shape, sy_exchange_sizes *z) {
+    struct sy_fixed_sizes *f = &z->fixed;
+    uint64_t tokens = (uint64_t)shape->max_capacity * (uint64_t)n_ranks; /* <= 2^31 pairs */
+    uint64_t pairs = tokens * (uint64_t)shape->top_k, slots = (uint64_t)shape->max_slots + 1;
+    if (shape->max_capacity == 0) return true;
+    z->segments = n_ranks == 1 ? 1 : sy_plan_placed_segments(shape->placement, shape->top_k);
+    uint64_t shown = n_ranks == 1 ? 0 : tokens; /* one rank takes the caller's rows in place */
+    uint64_t results = shown * (uint64_t)z->segments, row = (uint64_t)shape->hidden * 4;
+    return fixed_part(shown, z->row, &f->x, &f->all) &&
+           fixed_part(n_ranks == 1 ? 0 : pairs, 4, &f->choice, &f->all) &&
+           fixed_part(n_ranks == 1 ? 0 : pairs, 4, &f->choice, &f->all) &&
+           fixed_part(results, row, &f->results, &f->all) &&
+           fixed_part(results, row, &f->results, &f->all) &&
+           fixed_part(slots, 4, &f->first, &f->all) &&
+           fixed_part(slots, 4, &f->first, &f->all) && fixed_part(pairs, 4, &f->row, &f->all) &&
+           fixed_part(pairs, 4, &f->row, &f->all);
+}
+
 sy_status
 sy_exchange_measure(const sy_comm *comm, const sy_exchange_shape *shape, sy_exchange_sizes *z) {
     sy_status st = SY_OK;
     int n_ranks = sy_comm_size(comm);
     memset(z, 0, sizeof *z);
     SY_TRY(check_shape(n_ranks, shape));
+    if (shape->device) SY_TRY(check_device(n_ranks, shape));
     z->plan = (sy_plan_shape){.max_rows = shape->max_rows,
                               .n_ranks = n_ranks,
                               .top_k = shape->top_k,
@@ -127,8 +198,12 @@ sy_exchange_measure(const sy_comm *comm, const sy_exchange_shape *shape, sy_exch
                               .reduced = shape->combine != SY_COMBINE_EXACT};
     z->link.identity = identity_of(shape);
     z->row = (uint64_t)shape->hidden * (uint64_t)(sy_dtype_bits(shape->act) / 8);
-    if (!sy_mul_u64((uint64_t)count_pairs(n_ranks, shape), z->row, &z->x) ||
-        !measure_dispatch(comm, shape, z) || !measure_combine(n_ranks, shape, z))
+    bool fits = sy_mul_u64((uint64_t)count_pairs(n_ranks, shape), z->row, &z->x);
+    if (fits && shape->device)
+        fits = measure_device(comm, shape, z) && measure_fixed(n_ranks, shape, z);
+    else if (fits)
+        fits = measure_dispatch(comm, shape, z) && measure_combine(n_ranks, shape, z);
+    if (!fits)
         SY_FAIL(SY_ERR_MEMORY, "exchange buffers for %lld rows of %d values exceed 2^64 bytes",
                 (long long)shape->max_rows, shape->hidden);
 done:
@@ -145,7 +220,11 @@ uint64_t sy_exchange_bytes(const sy_comm *comm, const sy_exchange_shape *shape) 
                        z.x,
                        z.sums,
                        z.returned,
-                       (uint64_t)shape->max_rows * sizeof(sy_row_ref)};
+                       z.send,
+                       z.arrived,
+                       2 * z.choice,
+                       z.fixed.all,
+                       (uint64_t)sy_max(shape->max_rows, z.send_rows) * sizeof(sy_row_ref)};
     uint64_t all = 0;
     for (size_t i = 0; i < sizeof part / sizeof part[0]; i++)
         if (!sy_add_u64(all, part[i], &all)) return UINT64_MAX;

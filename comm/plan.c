@@ -40,6 +40,41 @@ int sy_plan_leaves_per_token(const sy_plan_shape *shape) {
     return shape->top_k;
 }
 
+/* Whether all experts of [lo, lo + n) are a rank's; else *n_whole grows by the maximal subtrees
+ * within that are. */
+static bool
+count_whole(const sy_placement_layer *p, int rank, int lo, int n, int64_t *n_whole) {
+    if (n == 1) return p->home[p->home_first[lo]].rank == rank;
+    int n_left = (n + 1) / 2;
+    bool left = count_whole(p, rank, lo, n_left, n_whole);
+    bool right = count_whole(p, rank, lo + n_left, n - n_left, n_whole);
+    if (left && right) return true;
+    *n_whole += left + right;
+    return false;
+}
+
+/* A segment's chosen experts lie in subtrees that are wholly its rank's, and two segments never
+ * share one: there are at most as many as such subtrees. With copies of experts the choice of the
+ * copy splits them at will. */
+static int64_t most_segments(const sy_placement_layer *p, int top_k) {
+    int64_t most = 0;
+    if (p->home_first[p->n_experts] > p->n_experts) return top_k;
+    for (int r = 0; r < p->n_ranks; r++) {
+        int64_t n_whole = 0;
+        bool all = count_whole(p, r, 0, p->n_experts, &n_whole);
+        most = sy_max(most, all ? 1 : n_whole);
+    }
+    return most;
+}
+
+int sy_plan_placed_segments(const sy_placement *placement, int top_k) {
+    int64_t most = 1;
+    for (int l = 0; l < placement->n_layers; l++)
+        if (placement->layer[l].n_experts > 0)
+            most = sy_max(most, most_segments(&placement->layer[l], top_k));
+    return (int)sy_min(most, top_k);
+}
+
 static void carve_plan(sy_arena *arena, const sy_plan_shape *shape, struct sy_plan_memory *m) {
     uint64_t rows = (uint64_t)shape->max_rows, k = (uint64_t)shape->top_k;
     uint64_t ranks = (uint64_t)shape->n_ranks;

@@ -42,6 +42,10 @@ int sy_plan_pairs_per_token(const sy_plan_shape *shape);
 int sy_plan_segments_per_token(const sy_plan_shape *shape);
 int sy_plan_leaves_per_token(const sy_plan_shape *shape);
 
+/* Most segments of one token on one rank under a placement, in all layers: K, or fewer where the
+ * experts of every rank make up few whole subtrees. Equal on all ranks. */
+int sy_plan_placed_segments(const sy_placement *placement, int top_k);
+
 /* The home's side. Public members are valid after build, until the next build. */
 typedef struct sy_plan {
     sy_plan_shape shape;

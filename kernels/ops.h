@@ -58,7 +58,9 @@ enum {
 
 typedef struct sy_backend sy_backend;
 typedef struct sy_limits sy_limits;
-typedef struct sy_stream sy_stream; /* NULL on the CPU */
+typedef struct sy_device_ops sy_device_ops;   /* kernels/device.h */
+typedef struct sy_device_rows sy_device_rows; /* kernels/device.h */
+typedef struct sy_stream sy_stream;           /* NULL on the CPU */
 
 /* A weight matrix in the backend's own layout: y = x W^T, W [n, k]. The memory belongs to the
  * owner of the weights; the struct is plain data. A matrix of two parts holds gate and up of
@@ -123,12 +125,14 @@ typedef struct sy_row_ref {
     int32_t row;   /* row within the chunk                  */
 } sy_row_ref;
 
-/* Input of the experts: P rows grouped by local slot. */
+/* Input of the experts: P rows grouped by local slot. Where `device` is given it says which rows
+ * a slot has, `first` is NULL and n_pairs is an upper bound. */
 typedef struct sy_expert_rows {
     int n_slots;
     int64_t n_pairs;      /* P */
     const int64_t *first; /* [n_slots + 1]; rows of slot s are [first[s], first[s+1]) */
     const void *x;        /* act [P, H] */
+    const sy_device_rows *device;
 } sy_expert_rows;
 
 /* One leaf of a combine tree: a float32 row, the expert that stands for it, its weight. */
@@ -166,7 +170,8 @@ typedef struct sy_sample_params {
 } sy_sample_params;
 
 typedef struct sy_ops {
-    const char *name; /* "cpu" */
+    const char *name;            /* "cpu", "cuda" */
+    const sy_device_ops *device; /* NULL: the steps work in host memory */
 
     void (*close)(sy_backend *be);
 
@@ -304,7 +309,8 @@ typedef struct sy_ops {
                       float *logits,
                       sy_stream *s);
     /* token[i] from logits[i] [V] under params[i]; ids >= n_valid (no such token in the
-     * tokenizer) are never chosen; logits is left as it is. */
+     * tokenizer) are never chosen; -1 if none of the others' logits is a number. logits is left
+     * as it is; token and params are host memory, and token is there on return. */
     sy_status (*sample)(sy_backend *be,
                         int64_t n,
                         int64_t vocab,
@@ -320,6 +326,7 @@ struct sy_limits {
     int64_t max_rows;    /* T */
     int64_t max_pairs;   /* P */
     int64_t max_context; /* positions of a sequence */
+    int64_t max_spans;   /* sequences in one step; 0: as many as rows */
     int hidden, heads, kv_heads, head_dim, max_inter, experts, top_k, vocab;
 };
 

@@ -6,12 +6,18 @@
 
 #include "base/checked.h"
 #include "base/hash.h"
+#include "base/log.h"
+#include "kernels/device.h"
 #include "launcher/bench_table.h"
 #include "launcher/commands.h"
+#include "launcher/device.h"
 #include "launcher/exchange_table.h"
 #include "launcher/output.h"
 #include "launcher/session.h"
 #include "kernels/probe.h"
+
+enum { BANDWIDTH, FLOPS, PROBES };
+#define PROBE_SECONDS 0.25
 
 typedef struct bench {
     const sy_options *options;
@@ -21,6 +27,7 @@ typedef struct bench {
     int32_t *ids; /* [longest prompt + largest batch]; sequence i begins at its i-th id, since
                      equal sequences would all take the same experts */
     sy_bench_row row;
+    bool warned[PROBES]; /* that this bound could not be probed */
 } bench;
 
 static bool on_token(void *context, int request, const sy_token *token) {
@@ -101,23 +108,50 @@ done:
     return st;
 }
 
-/* What the machine gives right now: all ranks probe at the same time, their rates add up. */
-static sy_status probe(bench *b, double *bandwidth, double *flops) {
+/* Of this rank, alone. A device without the library for it, or without memory left, gives 0. */
+static sy_status probe_rank(bench *b, int kind, double *rate) {
+    sy_session *s = b->session;
+    const sy_device_ops *device = s->be->ops->device;
+    if (device == NULL) {
+        *rate = kind == BANDWIDTH ? sy_cpu_probe_bandwidth(s->pool, PROBE_SECONDS)
+                                  : sy_cpu_probe_flops(s->be, PROBE_SECONDS);
+        return SY_OK;
+    }
+    sy_status st = kind == BANDWIDTH ? device->probe_bandwidth(s->be, PROBE_SECONDS, rate)
+                                     : device->probe_gemm(s->be, PROBE_SECONDS, rate);
+    if (st != SY_ERR_UNSUPPORTED && st != SY_ERR_MEMORY) return st;
+    if (!b->warned[kind])
+        SY_WARN("the %s was not probed and its share is left out: %s",
+                kind == BANDWIDTH ? "bandwidth, the bound of decode,"
+                                  : "multiply rate, the bound of prefill,",
+                sy_last_error());
+    b->warned[kind] = true;
+    *rate = 0;
+    return SY_OK;
+}
+
+/* What the machine gives right now: all ranks probe at the same time, their rates add up. 0: not
+ * known, since a rank could not probe. */
+static sy_status probe(bench *b, double sum[PROBES]) {
     sy_status st = SY_OK;
     sy_session *s = b->session;
-    double mine[2], *all = NULL;
+    double mine[PROBES] = {0}, *all = NULL;
     if (s->rank == 0 && (all = calloc((size_t)s->n_ranks, sizeof mine)) == NULL)
         st = sy_fail(SY_ERR_MEMORY, "no memory for the probes");
     SY_TRY(sy_comm_agree(s->comm, st));
-    SY_TRY(sy_comm_barrier(s->comm));
-    mine[0] = sy_cpu_probe_bandwidth(s->pool, 0.25);
-    SY_TRY(sy_comm_barrier(s->comm));
-    mine[1] = sy_cpu_probe_flops(s->be, 0.25);
+    for (int kind = 0; kind < PROBES; kind++) {
+        SY_TRY(sy_comm_barrier(s->comm));
+        SY_TRY(sy_comm_agree(s->comm, probe_rank(b, kind, &mine[kind])));
+        sum[kind] = 0;
+    }
     SY_TRY(sy_comm_gather(s->comm, mine, sizeof mine, all, 0));
-    *bandwidth = *flops = 0;
-    for (int r = 0; r < s->n_ranks && s->rank == 0; r++) {
-        *bandwidth += all[2 * r];
-        *flops += all[2 * r + 1];
+    for (int kind = 0; kind < PROBES && s->rank == 0; kind++) {
+        bool known = true;
+        for (int r = 0; r < s->n_ranks; r++) {
+            sum[kind] += all[PROBES * r + kind];
+            known = known && all[PROBES * r + kind] > 0;
+        }
+        if (!known) sum[kind] = 0;
     }
 done:
     free(all);
@@ -188,6 +222,26 @@ static double prefill_flops(const sy_model_spec *spec, double n) {
 
 typedef enum test_kind { PREFILL, DECODE } test_kind;
 
+/* One repetition into the row; a bound of 0 is not known. */
+static void record_prefill(bench *b, const sy_engine_stats *stats, double flops, int i) {
+    sy_bench_row *row = &b->row;
+    double done = (double)row->n_batch * prefill_flops(b->session->spec, (double)row->n_tokens);
+    row->rate[i] = (double)stats->prefill_tokens / stats->prefill_seconds;
+    row->bound[i] = flops;
+    row->share[i] = flops > 0 ? done / stats->prefill_seconds / flops : 0;
+}
+
+/* bytes: of weights that all ranks read for a step. */
+static void
+record_decode(bench *b, const sy_engine_stats *stats, double bandwidth, double bytes, int i) {
+    sy_bench_row *row = &b->row;
+    row->rate[i] = (double)stats->decode_tokens / stats->decode_seconds;
+    row->bytes_per_token = bytes / (double)row->n_batch;
+    row->gb_per_s[i] = row->bytes_per_token * row->rate[i] * 1e-9;
+    row->bound[i] = bandwidth;
+    row->share[i] = bandwidth > 0 ? row->gb_per_s[i] * 1e9 / bandwidth : 0;
+}
+
 /* One line of the table: repetitions, each between its own probes. */
 static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) {
     sy_status st = SY_OK;
@@ -198,11 +252,13 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
                           .n_tokens = n,
                           .is_prefill = kind == PREFILL,
                           .n_ranks = s->n_ranks,
-                          .n_threads = s->n_threads};
+                          .n_threads = s->n_threads,
+                          .device = sy_device_describe(s->be),
+                          .on_device = s->be->ops->device != NULL};
     for (int i = -1; i < reps; i++) { /* -1: a warm-up that is not counted */
         sy_engine_stats stats = {0};
-        double bandwidth, flops, bytes;
-        SY_TRY(probe(b, &bandwidth, &flops));
+        double bound[PROBES], bytes;
+        SY_TRY(probe(b, bound));
         sy_loads_reset(sy_engine_runner(s->engine)->loads);
         if (kind == PREFILL)
             SY_TRY(run_once(b, n_batch, n, 1, &stats));
@@ -213,17 +269,10 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
         if (stats.interrupted) SY_FAIL(SY_ERR_INTERRUPTED, "interrupted");
         SY_TRY(bytes_per_step(b, stats.steps, &bytes));
         if (i < 0) continue;
-        if (kind == PREFILL) {
-            row->rate[i] = (double)stats.prefill_tokens / stats.prefill_seconds;
-            row->share[i] = (double)n_batch * prefill_flops(s->spec, (double)n) /
-                            stats.prefill_seconds / flops;
-        } else {
-            row->rate[i] = (double)stats.decode_tokens / stats.decode_seconds;
-            row->bytes_per_token = bytes / (double)n_batch;
-            row->gb_per_s[i] = bytes * row->rate[i] / (double)n_batch * 1e-9;
-            row->share[i] = row->gb_per_s[i] * 1e9 / bandwidth;
-        }
-        row->bound[i] = kind == PREFILL ? flops : bandwidth;
+        if (kind == PREFILL)
+            record_prefill(b, &stats, bound[FLOPS], i);
+        else
+            record_decode(b, &stats, bound[BANDWIDTH], bytes, i);
         row->n_repetitions = i + 1;
     }
     if (s->rank == 0) st = sy_bench_print_row(b->format, s->spec, s->weights, row);
@@ -242,7 +291,8 @@ static sy_status run_all(bench *b) {
         for (int64_t k = 0; k < b->n_gen; k++)
             if (b->gen[k] > 0) SY_TRY(run_test(b, DECODE, b->batch[i], b->gen[k]));
     }
-    SY_TRY(sy_comm_agree(b->session->comm, root ? sy_bench_print_end(b->format) : SY_OK));
+    SY_TRY(
+        sy_comm_agree(b->session->comm, root ? sy_bench_print_end(b->format, &b->row) : SY_OK));
 done:
     return st;
 }

@@ -132,6 +132,12 @@ const sy_option sy_option_table[] = {
      .choices = "exact fast fast-bf16",
      .help = "exact: equal bits on any number of ranks and in any batch; fast: results are "
              "added up before they travel home; fast-bf16: and rounded to bf16"},
+    {.name = "device", .argument = "NAME", .kind = SY_OPTION_CHOICE, .offset = FIELD(device),
+     .commands = "@parallel", .initial = "auto", .choices = "auto cpu cuda",
+     .help = "what computes; auto: cuda where every rank has a GPU, else cpu"},
+    {.name = "no-graphs", .kind = SY_OPTION_FLAG, .offset = FIELD(no_graphs),
+     .commands = "@parallel",
+     .help = "on a GPU: launch each step kernel by kernel, not as a recorded graph"},
     {.name = "isa", .argument = "NAME", .kind = SY_OPTION_CHOICE, .offset = FIELD(isa),
      .commands = "@parallel", .initial = "auto",
      .choices = "auto generic avx2 avx512 avx512bf16 neon",

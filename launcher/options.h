@@ -38,6 +38,8 @@ struct sy_options {
     bool no_shared_memory;   /* --no-shared-memory: MPI inside a host too                */
     const char *activations; /* --activations bf16 | f32                                 */
     const char *numerics;    /* --numerics exact | fast | fast-bf16                      */
+    const char *device;      /* --device auto | cpu | cuda                                */
+    bool no_graphs;          /* --no-graphs: steps launch by launch on a device          */
     const char *isa;         /* --isa auto | generic | avx2 | ... (also SWITCHYARD_ISA)  */
     double deadline;         /* --deadline SECONDS of the liveness watch, default 10     */
     double start_limit;      /* --start-limit SECONDS for MPI's own start-up, default 60 */

@@ -9,6 +9,8 @@
 #include "base/checked.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "kernels/device.h"
+#include "launcher/device.h"
 #include "launcher/output.h"
 
 /* Seconds that a single advance of the main thread may take while the others wait for it. A rank
@@ -22,15 +24,6 @@ enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
 static int choose_threads(const sy_session *s) {
     if (s->options->threads > 0) return s->options->threads;
     return (int)sy_max(1, sy_cores_available() / sy_comm_machine_size(s->comm, s->rank));
-}
-
-static sy_status open_backend(sy_session *s) {
-    sy_status st = SY_OK;
-    sy_dtype act = strcmp(s->options->activations, "f32") == 0 ? SY_F32 : SY_BF16;
-    SY_TRY(sy_pool_create(s->n_threads, sy_comm_may_spin(s->comm), &s->pool));
-    SY_TRY(sy_cpu_open(act, s->pool, s->options->isa, &s->be));
-done:
-    return st;
 }
 
 sy_status sy_session_open(const sy_options *options, sy_session *s) {
@@ -51,9 +44,13 @@ sy_status sy_session_open(const sy_options *options, sy_session *s) {
         SY_TRY(sy_liveness_start(s->comm, &live, &s->live));
     }
     s->n_threads = choose_threads(s);
-    SY_TRY(sy_comm_agree(s->comm, open_backend(s)));
+    SY_TRY(sy_comm_agree(s->comm,
+                         sy_pool_create(s->n_threads, sy_comm_may_spin(s->comm), &s->pool)));
+    SY_TRY(sy_device_open(options, s->comm, s->pool, &s->be));
+    if (s->be->ops->device != NULL && s->rank == 0)
+        SY_INFO("device   %s", sy_device_describe(s->be));
     SY_DEBUG("%d ranks on %d hosts, %d threads each, %s kernels", s->n_ranks,
-             sy_comm_n_hosts(s->comm), s->n_threads, sy_cpu_isa_name(s->be));
+             sy_comm_n_hosts(s->comm), s->n_threads, sy_device_describe(s->be));
 done:
     return st;
 }
@@ -168,6 +165,7 @@ static sy_status load_weights(sy_session *s, sy_load_report *report) {
     if (s->options->dummy_weights)
         return sy_weights_dummy(s->be, s->spec, s->placement, s->rank, s->options->seed,
                                 s->n_threads, show_loading, s, &s->weights);
+    if (s->be->ops->device != NULL) sy_checkpoint_allow_direct(s->checkpoint);
     return sy_weights_load(s->be, s->spec, s->placement, s->rank, s->checkpoint, n_readers,
                            show_loading, s, report, &s->weights);
 }
@@ -211,6 +209,14 @@ sy_combine_mode sy_session_combine(const sy_options *o) {
     return strcmp(o->numerics, "fast") == 0 ? SY_COMBINE_REDUCED : SY_COMBINE_EXACT;
 }
 
+/* What the steps' memory has left: the device's, or this process's share of the machine's. */
+static sy_memory_left memory_left(const sy_session *s) {
+    sy_memory_left left = {.bytes = sy_mem_available()};
+    if (s->be->ops->device != NULL)
+        left.bytes = s->be->ops->device->memory_available(s->be, &left.identity);
+    return left;
+}
+
 sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
     sy_status st = SY_OK;
     sy_load_report report = {0};
@@ -225,7 +231,8 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
                              .be = s->be,
                              .spec = s->spec,
                              .placement = s->placement};
-    SY_TRY(sy_budget_fit(&parts, s->checkpoint, sy_mem_available(), &wish, &s->budget));
+    wish.no_graphs = s->options->no_graphs;
+    SY_TRY(sy_budget_fit(&parts, s->checkpoint, memory_left(s), &wish, &s->budget));
     sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);
     st = load_weights(s, &report);
     sy_progress_wait(s->live); /* from here on a rank that still reads is waited for */

@@ -15,7 +15,8 @@ static uint64_t usable(uint64_t available) {
 }
 
 typedef struct rank_need {
-    uint64_t weights, engine, machine_available;
+    uint64_t weights, engine;
+    sy_memory_left left;
 } rank_need;
 
 static uint64_t total(const rank_need *n) {
@@ -23,28 +24,38 @@ static uint64_t total(const rank_need *n) {
     return sy_add_u64(n->weights, n->engine, &sum) ? sum : UINT64_MAX;
 }
 
-/* What the ranks of a machine find available differs a little (or is bounded by a cgroup): the
- * least counts. */
-static uint64_t machine_available(const sy_comm *comm, const rank_need *need, int rank) {
+static bool share_memory(const sy_comm *comm, const rank_need *need, int a, int b) {
+    return sy_comm_same_machine(comm, a, b) && need[a].left.identity == need[b].left.identity;
+}
+
+static int sharers(const sy_comm *comm, const rank_need *need, int rank) {
+    int n = 0;
+    for (int r = 0; r < sy_comm_size(comm); r++)
+        n += share_memory(comm, need, rank, r);
+    return n;
+}
+
+/* What the ranks that share a memory find available differs a little (or is bounded by a cgroup):
+ * the least counts. */
+static uint64_t available_to(const sy_comm *comm, const rank_need *need, int rank) {
     uint64_t least = UINT64_MAX;
     for (int r = 0; r < sy_comm_size(comm); r++)
-        if (sy_comm_same_machine(comm, rank, r) && need[r].machine_available < least)
-            least = need[r].machine_available;
+        if (share_memory(comm, need, rank, r) && need[r].left.bytes < least)
+            least = need[r].left.bytes;
     return least;
 }
 
 static uint64_t share(const sy_comm *comm, const rank_need *need, int rank) {
-    return usable(machine_available(comm, need, rank)) /
-           (uint64_t)sy_comm_machine_size(comm, rank);
+    return usable(available_to(comm, need, rank)) / (uint64_t)sharers(comm, need, rank);
 }
 
-/* The rank with the largest need on a machine whose ranks do not fit together; -1: all fit. */
+/* The rank with the largest need of a memory whose ranks do not fit together; -1: all fit. */
 static int find_overflow(const sy_comm *comm, const rank_need *need) {
     for (int rank = 0; rank < sy_comm_size(comm); rank++) {
-        uint64_t sum = 0, available = machine_available(comm, need, rank);
+        uint64_t sum = 0, available = available_to(comm, need, rank);
         int largest = rank;
         for (int r = 0; r < sy_comm_size(comm); r++) {
-            if (!sy_comm_same_machine(comm, rank, r)) continue;
+            if (!share_memory(comm, need, rank, r)) continue;
             if (!sy_add_u64(sum, total(&need[r]), &sum)) sum = UINT64_MAX;
             if (total(&need[r]) > total(&need[largest])) largest = r;
         }
@@ -117,7 +128,7 @@ static sy_status refuse(const sy_engine_parts *p,
 
 sy_status sy_budget_fit(const sy_engine_parts *p,
                         const sy_checkpoint *checkpoint,
-                        uint64_t available,
+                        sy_memory_left left,
                         sy_engine_options *o,
                         sy_budget *out) {
     sy_status st = SY_OK;
@@ -125,7 +136,7 @@ sy_status sy_budget_fit(const sy_engine_parts *p,
     int64_t wanted = o->chunk;
     bool outputs_follow = o->max_outputs == o->chunk;
     rank_need *need = calloc((size_t)sy_comm_size(p->comm), sizeof *need);
-    rank_need mine = {.machine_available = available};
+    rank_need mine = {.left = left};
     if (need == NULL)
         st = sy_fail(SY_ERR_MEMORY, "no memory for the memory budget");
     else

@@ -11,16 +11,21 @@
 
 typedef struct sy_budget {
     uint64_t weights, engine; /* bytes of this rank */
-    uint64_t available;       /* this rank's share of its machine */
+    uint64_t available;       /* this rank's share of its memory */
 } sy_budget;
 
-/* Collective. `available` is what this process may use, sy_mem_available() (it may differ from
- * rank to rank; UINT64_MAX: unknown, nothing is refused). Shrinks options->chunk (and max_outputs with it, where it follows the chunk) until
- * every machine's ranks fit; SY_ERR_MEMORY on all ranks if they never do. parts->weights is not
- * used. */
+/* What a rank's memory has left, and which memory it is: ranks of a machine share what has equal
+ * identities (0: the machine's own). bytes UINT64_MAX: unknown, nothing is refused. */
+typedef struct sy_memory_left {
+    uint64_t bytes, identity;
+} sy_memory_left;
+
+/* Collective. Shrinks options->chunk (and max_outputs with it, where it follows the chunk) until
+ * the ranks of every memory fit; SY_ERR_MEMORY on all ranks if they never do. parts->weights is
+ * not used. */
 sy_status sy_budget_fit(const sy_engine_parts *parts,
                         const sy_checkpoint *checkpoint,
-                        uint64_t available,
+                        sy_memory_left left,
                         sy_engine_options *options,
                         sy_budget *out);
 

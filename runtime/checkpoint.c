@@ -1,9 +1,11 @@
+#define _GNU_SOURCE /* O_DIRECT */
 #include "runtime/checkpoint.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -33,10 +35,11 @@ static sy_status create(const char *directory, int n_files, sy_checkpoint **out)
         c->file_name = calloc(n + 1, sizeof *c->file_name);
         c->names = calloc(n + 1, sizeof *c->names);
         c->fd = calloc(n + 1, sizeof *c->fd);
+        c->direct_fd = malloc((n + 1) * sizeof *c->direct_fd);
         c->file_bytes = calloc(n + 1, sizeof *c->file_bytes);
     }
     if (c == NULL || c->directory == NULL || c->file_name == NULL || c->names == NULL ||
-        c->fd == NULL || c->file_bytes == NULL)
+        c->fd == NULL || c->direct_fd == NULL || c->file_bytes == NULL)
         return sy_fail(SY_ERR_MEMORY, "%s: no memory for %d files", directory, n_files);
     return SY_OK;
 }
@@ -76,6 +79,7 @@ static sy_status open_file(sy_checkpoint *c, int directory_fd, const char *name)
     }
     SY_TRY(take_tensors(c, table, file));
     c->fd[file] = fd;
+    c->direct_fd[file] = -1;
     c->file_bytes[file] = table->file_bytes;
     c->n_files++;
     fd = -1;
@@ -210,6 +214,7 @@ void sy_checkpoint_close(sy_checkpoint *c) {
     if (c == NULL) return;
     for (int i = 0; i < c->n_files; i++) {
         close(c->fd[i]);
+        if (c->direct_fd[i] >= 0) close(c->direct_fd[i]);
         free(c->file_name[i]);
     }
     /* A file that was refused may have left its names behind the last whole one. */
@@ -218,6 +223,7 @@ void sy_checkpoint_close(sy_checkpoint *c) {
     free(c->file_name);
     free(c->names);
     free(c->fd);
+    free(c->direct_fd);
     free(c->file_bytes);
     free(c->tensor);
     free(c->directory);
@@ -237,21 +243,27 @@ const sy_tensor_entry *sy_checkpoint_find(const sy_checkpoint *c, const char *na
     return NULL;
 }
 
-sy_status sy_checkpoint_read(const sy_checkpoint *c,
-                             const sy_tensor_entry *tensor,
-                             uint64_t begin,
-                             uint64_t n,
-                             void *dst) {
+static sy_status
+check_range(const sy_checkpoint *c, const sy_tensor_entry *tensor, uint64_t begin, uint64_t n) {
+    if (begin <= tensor->bytes && n <= tensor->bytes - begin) return SY_OK;
+    return sy_fail(SY_ERR_INTERNAL,
+                   "%s: tensor \"%s\": expected a range within %" PRIu64
+                   " bytes, found %" PRIu64 " from %" PRIu64,
+                   c->file_name[tensor->file], tensor->name, tensor->bytes, n, begin);
+}
+
+/* Reads up to `room` bytes from `offset` of a file, `least` of them at least. */
+static sy_status read_file_at(const sy_checkpoint *c,
+                              const sy_tensor_entry *tensor,
+                              int fd,
+                              uint64_t offset,
+                              uint64_t least,
+                              uint64_t room,
+                              void *dst) {
     const char *file = c->file_name[tensor->file];
-    if (begin > tensor->bytes || n > tensor->bytes - begin)
-        return sy_fail(SY_ERR_INTERNAL,
-                       "%s: tensor \"%s\": expected a range within %" PRIu64
-                       " bytes, found %" PRIu64 " from %" PRIu64,
-                       file, tensor->name, tensor->bytes, n, begin);
-    for (uint64_t have = 0; have < n;) {
-        uint64_t want = n - have < MAX_READ ? n - have : MAX_READ;
-        ssize_t got = pread(c->fd[tensor->file], (char *)dst + have, (size_t)want,
-                            (off_t)(tensor->offset + begin + have));
+    for (uint64_t have = 0; have < least;) {
+        uint64_t want = room - have < MAX_READ ? room - have : MAX_READ;
+        ssize_t got = pread(fd, (char *)dst + have, (size_t)want, (off_t)(offset + have));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return sy_fail(SY_ERR_IO, "%s/%s: tensor \"%s\": %s", c->directory, file,
@@ -260,8 +272,48 @@ sy_status sy_checkpoint_read(const sy_checkpoint *c,
             return sy_fail(SY_ERR_IO,
                            "%s/%s: tensor \"%s\": expected %" PRIu64 " bytes, found %" PRIu64
                            ": the file has shrunk since its header was read",
-                           c->directory, file, tensor->name, n, have);
+                           c->directory, file, tensor->name, least, have);
         have += (uint64_t)got;
     }
     return SY_OK;
+}
+
+sy_status sy_checkpoint_read(const sy_checkpoint *c,
+                             const sy_tensor_entry *tensor,
+                             uint64_t begin,
+                             uint64_t n,
+                             void *dst) {
+    sy_status st = check_range(c, tensor, begin, n);
+    if (st != SY_OK) return st;
+    return read_file_at(c, tensor, c->fd[tensor->file], tensor->offset + begin, n, n, dst);
+}
+
+void sy_checkpoint_allow_direct(sy_checkpoint *c) {
+    for (int i = 0; i < c->n_files; i++) {
+        char path[64]; /* the open file itself, whatever its name says by now */
+        snprintf(path, sizeof path, "/proc/self/fd/%d", c->fd[i]);
+        if (c->direct_fd[i] < 0) c->direct_fd[i] = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    }
+}
+
+sy_status sy_checkpoint_read_direct(const sy_checkpoint *c,
+                                    const sy_tensor_entry *tensor,
+                                    uint64_t begin,
+                                    uint64_t n,
+                                    void *slot,
+                                    const void **data) {
+    sy_status st = check_range(c, tensor, begin, n);
+    if (st != SY_OK) return st;
+    int fd = c->direct_fd[tensor->file];
+    uint64_t offset = tensor->offset + begin, before = offset % SY_DIRECT_ALIGNMENT;
+    uint64_t room =
+        (before + n + SY_DIRECT_ALIGNMENT - 1) / SY_DIRECT_ALIGNMENT * SY_DIRECT_ALIGNMENT;
+    /* Whole blocks around the range; the file's end may cut the last one short. */
+    if (fd >= 0 &&
+        read_file_at(c, tensor, fd, offset - before, before + n, room, slot) == SY_OK) {
+        *data = (const char *)slot + before;
+        return SY_OK;
+    }
+    *data = slot; /* not allowed, or a fault that the ordinary way will name */
+    return sy_checkpoint_read(c, tensor, begin, n, slot);
 }

@@ -21,6 +21,7 @@ typedef struct sy_checkpoint {
     int n_files;
     char **file_name; /* [n_files], relative to the directory */
     int *fd;          /* [n_files], open for reading */
+    int *direct_fd; /* [n_files], the same past the page cache; -1: not allowed, or not asked */
     uint64_t *file_bytes;
     int n_tensors;
     sy_tensor_entry *tensor; /* all tensors of all files, ordered by name */
@@ -42,5 +43,19 @@ sy_status sy_checkpoint_read(const sy_checkpoint *checkpoint,
                              uint64_t begin,
                              uint64_t n,
                              void *dst);
+
+enum { SY_DIRECT_ALIGNMENT = 4096 };
+/* Opens the files once more, for sy_checkpoint_read_direct. Where a file system does not allow
+ * that, reads go through the page cache. */
+void sy_checkpoint_allow_direct(sy_checkpoint *checkpoint);
+/* As sy_checkpoint_read, into a slot that is aligned to SY_DIRECT_ALIGNMENT and has room for
+ * n + 2 * SY_DIRECT_ALIGNMENT bytes: past the page cache where that is allowed. *data is where in
+ * the slot the bytes begin. Thread-safe. */
+sy_status sy_checkpoint_read_direct(const sy_checkpoint *checkpoint,
+                                    const sy_tensor_entry *tensor,
+                                    uint64_t begin,
+                                    uint64_t n,
+                                    void *slot,
+                                    const void **data);
 
 #endif

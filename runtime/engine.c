@@ -6,6 +6,8 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "runtime/rope_set.h"
+#include "runtime/stepper.h"
 
 /* A sequence as its own rank sees it. */
 typedef struct sequence {
@@ -27,6 +29,8 @@ struct sy_engine {
     sy_engine_parts parts;
     sy_engine_options options;
     sy_runner runner;
+    sy_rope_set *rope;
+    sy_stepper *stepper;
     sy_step_record *record;
     sequence *sequence; /* [per_rank] of this rank */
     int32_t *sequence_ids, *sequence_pages;
@@ -69,12 +73,22 @@ static int most_slots(const sy_engine_parts *p) {
     return most;
 }
 
+/* Rows of the largest recorded step. With several ranks only the exact sum has the fixed form of
+ * the exchange that a recording needs. */
+static int64_t capacity_of(const sy_engine_parts *p, const sy_engine_options *o) {
+    bool fixed = o->combine == SY_COMBINE_EXACT || sy_comm_size(p->comm) == 1;
+    return sy_stepper_capacity(p->be, o->chunk, fixed && !o->no_graphs);
+}
+
 static sy_exchange_shape exchange_shape(const sy_engine_parts *p, const sy_engine_options *o) {
     sy_exchange_shape shape = {.max_rows = o->chunk,
                                .hidden = p->spec->hidden,
                                .act = p->be->act,
                                .max_slots = most_slots(p),
-                               .combine = o->combine};
+                               .combine = o->combine,
+                               .device = p->be->ops->device != NULL,
+                               .placement = p->placement,
+                               .max_capacity = capacity_of(p, o)};
     for (int l = 0; l < p->spec->n_layers; l++) {
         const sy_ffn_spec *f = &p->spec->layer[l].ffn;
         shape.top_k = (int)sy_max(shape.top_k, f->top_k);
@@ -88,6 +102,7 @@ static sy_limits limits_of(const sy_engine_parts *p, const sy_engine_options *o)
     sy_limits limits = {.max_rows = o->chunk,
                         .max_pairs = sy_exchange_max_pairs(p->comm, &shape),
                         .max_context = o->max_context,
+                        .max_spans = o->per_rank,
                         .hidden = p->spec->hidden,
                         .experts = shape.experts,
                         .top_k = shape.top_k,
@@ -112,37 +127,6 @@ uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
         sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
         sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs), &total);
     return ok ? total : UINT64_MAX;
-}
-
-/* Layers with equal rotary settings share one table. */
-static sy_status create_rope(sy_engine *e) {
-    sy_status st = SY_OK;
-    const sy_model_spec *spec = e->parts.spec;
-    e->runner.rope = calloc((size_t)spec->n_layers, sizeof *e->runner.rope);
-    if (e->runner.rope == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for rotary tables");
-    for (int l = 0; l < spec->n_layers; l++) {
-        const sy_attn_spec *a = &spec->layer[l].attn;
-        for (int m = 0; m < l && e->runner.rope[l] == NULL; m++) {
-            const sy_attn_spec *b = &spec->layer[m].attn;
-            if (a->rotary_dim == b->rotary_dim && a->rope_theta == b->rope_theta)
-                e->runner.rope[l] = e->runner.rope[m];
-        }
-        if (e->runner.rope[l] == NULL)
-            SY_TRY(sy_rope_table_create(e->options.max_context, a->rotary_dim, a->rope_theta,
-                                        &e->runner.rope[l]));
-    }
-done:
-    return st;
-}
-
-static void destroy_rope(sy_engine *e) {
-    for (int l = 0; e->runner.rope != NULL && l < e->parts.spec->n_layers; l++) {
-        bool shared = false;
-        for (int m = 0; m < l; m++)
-            shared = shared || e->runner.rope[m] == e->runner.rope[l];
-        if (!shared) sy_rope_table_destroy(e->runner.rope[l]);
-    }
-    free(e->runner.rope);
 }
 
 static sy_status create_step_buffers(sy_engine *e) {
@@ -204,7 +188,8 @@ static sy_status create_local(sy_engine *e) {
     SY_TRY(sy_kv_create(p->be, p->spec, e->options.max_pages, &e->runner.kv));
     SY_TRY(sy_workspace_create(p->be, p->spec, &limits, e->options.max_outputs, &e->runner.ws));
     SY_TRY(sy_loads_create(p->spec, p->placement, sy_comm_rank(p->comm), &e->runner.loads));
-    SY_TRY(create_rope(e));
+    SY_TRY(sy_rope_set_create(p->be, p->spec, e->options.max_context, &e->rope));
+    e->runner.rope = e->rope->layer;
     SY_TRY(create_step_buffers(e));
 done:
     return st;
@@ -231,6 +216,10 @@ sy_status sy_engine_create(const sy_engine_parts *parts,
     SY_TRY(sy_comm_agree(parts->comm, st));
     sy_exchange_shape shape = exchange_shape(parts, options);
     SY_TRY(sy_exchange_create(parts->comm, parts->be, &shape, &e->runner.exchange));
+    sy_stepper_options steps = {.max_rows = options->chunk,
+                                .max_outputs = options->max_outputs,
+                                .record = shape.max_capacity > 0};
+    SY_TRY(sy_stepper_create(&e->runner, parts->comm, &steps, &e->stepper));
     *out = e;
     e = NULL;
 done:
@@ -240,8 +229,9 @@ done:
 
 void sy_engine_destroy(sy_engine *e) {
     if (e == NULL) return;
+    sy_stepper_destroy(e->stepper);
     sy_exchange_destroy(e->runner.exchange);
-    destroy_rope(e);
+    sy_rope_set_destroy(e->rope);
     sy_loads_destroy(e->runner.loads);
     sy_workspace_free(e->parts.be, &e->runner.ws);
     sy_kv_destroy(e->runner.kv);
@@ -258,6 +248,10 @@ void sy_engine_destroy(sy_engine *e) {
     free(e->mine);
     free(e->all);
     free(e);
+}
+
+void sy_engine_step_stats(const sy_engine *e, sy_stepper_stats *out) {
+    sy_stepper_get_stats(e->stepper, out);
 }
 
 sy_runner *sy_engine_runner(sy_engine *e) {
@@ -296,6 +290,23 @@ done:
     return st;
 }
 
+/* Most rows and outputs that any rank has in a step; every rank computes the same numbers. */
+static void
+find_most(const sy_engine *e, const sy_step_record *record, int64_t *rows, int64_t *outputs) {
+    int64_t n_rows = 0, n_outputs = 0;
+    int rank = -1;
+    *rows = *outputs = 0;
+    for (int i = 0; i < record->n_work; i++) { /* ascending slots: rank by rank */
+        int r = record->work[i].slot / e->options.per_rank;
+        if (r != rank) n_rows = n_outputs = 0;
+        rank = r;
+        n_rows += record->work[i].n_rows;
+        n_outputs += record->work[i].output;
+        *rows = sy_max(*rows, n_rows);
+        *outputs = sy_max(*outputs, n_outputs);
+    }
+}
+
 /* The batch of this rank from the record's work. */
 static void build_step(sy_engine *e, const sy_step_record *record, sy_step *step) {
     *step = (sy_step){.hash = record->hash,
@@ -317,6 +328,7 @@ static void build_step(sy_engine *e, const sy_step_record *record, sy_step *step
         p->position = (uint64_t)s->position;
         e->output_row[step->n_outputs++] = b->n_rows - 1;
     }
+    find_most(e, record, &step->most_rows, &step->most_outputs);
 }
 
 static sy_status hash_row(sy_engine *e, int64_t row, uint64_t *out) {
@@ -325,17 +337,6 @@ static sy_status hash_row(sy_engine *e, int64_t row, uint64_t *out) {
     SY_TRY(e->parts.be->ops->read(e->parts.be, e->row, e->runner.ws.logits + (size_t)row * V,
                                   V * sizeof *e->row, e->runner.stream));
     *out = sy_hash_bytes(0, e->row, V * sizeof *e->row);
-done:
-    return st;
-}
-
-/* The sampler takes a number if there is one: a chosen logit that is none condemns the row. */
-static sy_status judge_row(sy_engine *e, int64_t row, sampled *out) {
-    sy_status st = SY_OK;
-    float logit;
-    const float *at = e->runner.ws.logits + row * e->parts.spec->vocab + out->id;
-    SY_TRY(e->parts.be->ops->read(e->parts.be, &logit, at, sizeof logit, e->runner.stream));
-    out->is_nan = logit != logit;
 done:
     return st;
 }
@@ -351,28 +352,13 @@ sample_outputs(sy_engine *e, const sy_step_record *record, const sy_step *step) 
     for (int i = 0; i < record->n_work; i++) {
         sequence *s = own_sequence(e, record->work[i].slot);
         if (s == NULL || !record->work[i].output) continue;
-        e->mine[at] = (sampled){.id = e->token[at]};
-        SY_TRY(judge_row(e, at, &e->mine[at]));
+        e->mine[at] = (sampled){.id = e->token[at], .is_nan = e->token[at] < 0};
         if (e->options.hash_logits) SY_TRY(hash_row(e, at, &e->mine[at].logits_hash));
         if (s->position < e->options.max_context) s->id[s->position] = e->token[at];
         at++;
     }
 done:
     return st;
-}
-
-/* Most rows that any rank samples in a step; every rank computes the same number. */
-static int64_t most_outputs(const sy_engine *e, const sy_step_record *record) {
-    int64_t most = 0, n = 0;
-    int rank = -1;
-    for (int i = 0; i < record->n_work; i++) { /* ascending slots: rank by rank */
-        int r = record->work[i].slot / e->options.per_rank;
-        if (r != rank) n = 0;
-        rank = r;
-        n += record->work[i].output;
-        most = sy_max(most, n);
-    }
-    return most;
 }
 
 static bool is_end_token(const sy_model_spec *spec, int32_t id) {
@@ -438,9 +424,9 @@ static sy_status run_step(sy_engine *e, const sy_step_record *record, int64_t *o
     SY_TRY(follow_record(e, record));
     build_step(e, record, &step);
     e->runner.loads->tokens += (uint64_t)step.batch.n_rows;
-    SY_TRY(sy_forward(&e->runner, &step));
+    SY_TRY(sy_stepper_run(e->stepper, &step));
     SY_TRY(sample_outputs(e, record, &step));
-    *outputs = most_outputs(e, record);
+    *outputs = step.most_outputs;
     if (*outputs > 0) {
         sy_progress_wait(e->parts.live); /* or rank 0 would be blamed for a rank that hangs */
         SY_TRY(sy_comm_gather(e->parts.comm, e->mine, (size_t)*outputs * sizeof *e->mine,
@@ -515,6 +501,7 @@ sy_status sy_engine_generate(sy_engine *e,
         deliver_tokens(e, &g, record, outputs);
         sy_progress_resume(e->parts.live);
     }
+    SY_TRY(sy_stepper_loads(e->stepper));
     /* An interrupted run leaves sequences behind; a next run starts clean. */
     for (int i = 0; i < e->options.per_rank; i++) {
         sequence *s = &e->sequence[i];
@@ -558,19 +545,23 @@ sy_status sy_engine_logits(sy_engine *e,
     }
     SY_TRY(sy_comm_agree(e->parts.comm, st));
     for (int64_t begin = 0; begin < n; begin += chunk) {
-        int rows_here = root ? (int)sy_min(chunk, n - begin) : 0;
+        int64_t most = sy_min(chunk, n - begin);
+        int rows_here = root ? (int)most : 0;
         sy_span span = {0, rows_here, begin, s->page};
         sy_step step = {.batch = {rows_here, root, &span, ids + begin},
                         .n_outputs = rows_here,
                         .output_row = e->output_row,
-                        .hash = sy_hash_add((uint64_t)n, (uint64_t)begin)};
+                        .hash = sy_hash_add((uint64_t)n, (uint64_t)begin),
+                        .most_rows = most,
+                        .most_outputs = most,
+                        .replayed = forced != NULL};
         for (int i = 0; i < rows_here; i++)
             e->output_row[i] = i;
         for (int l = 0; root && forced != NULL && l < n_moe; l++)
             at[l] = forced[l] + begin * K;
         if (root && forced != NULL) step.forced = at;
         e->runner.loads->tokens += (uint64_t)rows_here;
-        SY_TRY(sy_forward(&e->runner, &step));
+        SY_TRY(sy_stepper_run(e->stepper, &step));
         if (root) {
             SY_TRY(e->parts.be->ops->read(e->parts.be, host, e->runner.ws.logits,
                                           (size_t)rows_here * V * sizeof *host,
@@ -580,6 +571,7 @@ sy_status sy_engine_logits(sy_engine *e,
         /* A full disk on rank 0 ends the others too. */
         SY_TRY(sy_comm_agree(e->parts.comm, st));
     }
+    SY_TRY(sy_stepper_loads(e->stepper));
 done:
     if (root) {
         sy_kv_give_back(e->runner.kv, s->n_pages, s->page);

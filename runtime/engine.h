@@ -10,6 +10,7 @@
 #include "comm/liveness.h"
 #include "runtime/forward.h"
 #include "runtime/schedule.h"
+#include "runtime/stepper.h"
 
 typedef struct sy_engine sy_engine;
 
@@ -34,6 +35,7 @@ typedef struct sy_engine_options {
     sy_combine_mode combine;
     bool ignore_eos;  /* benchmarks run to max_tokens */
     bool hash_logits; /* sy_token.logits_hash is computed */
+    bool no_graphs;   /* on a device: launch by launch, never a recorded step */
 } sy_engine_options;
 
 /* Device bytes an engine needs on this rank besides the weights; UINT64_MAX on overflow. */
@@ -90,6 +92,7 @@ sy_status sy_engine_logits(sy_engine *engine,
                            sy_logits_sink rows,
                            void *context);
 
+void sy_engine_step_stats(const sy_engine *engine, sy_stepper_stats *out);
 sy_runner *sy_engine_runner(sy_engine *engine); /* loads and exchange statistics */
 
 #endif

@@ -49,6 +49,7 @@ static sy_status moe_block(sy_runner *r,
     const sy_layer_weights *w = &r->weights->layer[layer];
     sy_workspace *ws = &r->ws;
     sy_exchange *ex = r->exchange;
+    uint64_t *load = r->device_load; /* of this layer, where the device counts */
     int64_t T = batch->n_rows;
     const float *shared = NULL;
     sy_expert_rows rows; /* what other ranks' and own tokens want computed here */
@@ -56,6 +57,7 @@ static sy_status moe_block(sy_runner *r,
     /* x -> xn [T, H], expert and weight [T, K] */
     SY_TRY(ops->route(r->be, spec, w, T, ws->x, ws->xn, forced, ws->expert, ws->weight,
                       r->stream));
+    if (load != NULL) sy_exchange_set_load(ex, load + layer * r->device_load_stride);
     SY_TRY(sy_dispatch_begin(ex, &r->placement->layer[layer], T, ws->xn, ws->expert, ws->weight,
                              hash, r->stream));
     if (spec->ffn.shared_inter > 0) { /* while the tokens travel */
@@ -65,7 +67,7 @@ static sy_status moe_block(sy_runner *r,
     sy_progress_wait(r->live);
     SY_TRY(sy_dispatch_end(ex, &rows, r->stream));
     sy_progress_resume(r->live);
-    sy_loads_count(r->loads, layer, &rows);
+    if (rows.device == NULL) sy_loads_count(r->loads, layer, &rows);
     /* rows.x [P, H], grouped by expert -> h [P, F] -> y [P, H] */
     SY_TRY(ops->experts_up(r->be, spec, w, &rows, ws->h, r->stream));
     SY_TRY(ops->experts_down(r->be, spec, w, &rows, ws->h, ws->y, r->stream));

@@ -19,11 +19,13 @@ typedef struct sy_runner {
     const sy_model_spec *spec;
     const sy_weights *weights;
     const sy_placement *placement;
-    sy_rope_table **rope; /* [L], shared between layers of equal kind */
+    const sy_rope_table *const *rope; /* [L], where the backend's steps read it */
     sy_kv *kv;
     sy_exchange *exchange;
-    sy_liveness *live; /* NULL: not watched */
-    sy_loads *loads;   /* tokens per layer and expert, counted always */
+    sy_liveness *live;          /* NULL: not watched */
+    sy_loads *loads;            /* tokens per layer and expert, counted always */
+    uint64_t *device_load;      /* where a device counts them (runtime/stepper.c), or NULL: */
+    int64_t device_load_stride; /* [L, stride] rows per slot, the last: slots that had rows */
     sy_workspace ws;
     sy_stream *stream;
 } sy_runner;
@@ -37,6 +39,10 @@ typedef struct sy_step {
      * forced[i][t * K .. t * K + K); NULL: the router decides. */
     const int32_t *const *forced;
     uint64_t hash; /* of the step's plan, equal on all ranks */
+    /* Known to all ranks alike, so that all take the same way: the most rows and outputs that
+     * any rank has, and whether routes are replayed. */
+    int64_t most_rows, most_outputs;
+    bool replayed;
 } sy_step;
 
 /* Logits of the wanted rows are left in ws.logits. Collective. */

@@ -55,6 +55,15 @@ void sy_loads_count(sy_loads *loads, int layer, const sy_expert_rows *rows) {
     }
 }
 
+void sy_loads_add(sy_loads *loads, int layer, const uint64_t *counted) {
+    const sy_placement_layer *p = &loads->placement->layer[layer];
+    int32_t first = p->slot_first[loads->rank];
+    uint64_t *count = loads->count + (size_t)layer * (size_t)loads->n_experts;
+    for (int s = 0; s < sy_placement_slots(p, loads->rank); s++)
+        count[p->slot_expert[first + s]] += counted[s];
+    loads->experts_read += counted[loads->n_experts];
+}
+
 sy_status
 sy_loads_gather(sy_comm *comm, const sy_loads *loads, uint64_t **all, uint64_t *tokens) {
     sy_status st = SY_OK;

@@ -34,6 +34,10 @@ void sy_loads_reset(sy_loads *loads);
 /* Adds what a step of one layer computes here. */
 void sy_loads_count(sy_loads *loads, int layer, const sy_expert_rows *rows);
 
+/* Adds what a device has counted in one layer: rows of each slot of this rank, and behind the
+ * last of n_experts cells the number of slots that had rows. */
+void sy_loads_add(sy_loads *loads, int layer, const uint64_t *counted);
+
 /* All ranks' counts on rank 0: [R][L, E], and the sum of tokens; *all is NULL on the others.
  * The caller frees *all. Collective. */
 sy_status

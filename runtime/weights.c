@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "kernels/device.h"
 #include "runtime/bind.h"
 
 /* One read is about this long: enough to keep a disk busy, little enough to stay in cache. */
@@ -25,6 +26,7 @@ typedef struct loader {
     uint64_t dummy_seed;
     const load_chunk *chunk;
     int64_t n_chunks;
+    sy_stage *stage;        /* NULL: the backend packs from ordinary memory */
     uint64_t staging_bytes; /* of one thread */
     uint64_t total_bytes;
     sy_load_progress progress;
@@ -97,17 +99,22 @@ static sy_status load_one(loader *l, const load_chunk *c, void *staging) {
     sy_status st = SY_OK;
     const sy_bind_item *item = c->item;
     uint64_t bytes = (uint64_t)(c->n_rows * row_bytes(item));
+    const void *data = staging;
     if (item->tensor != NULL) {
         uint64_t begin = item->begin + (uint64_t)(c->row0 * row_bytes(item));
-        SY_TRY(sy_checkpoint_read(l->checkpoint, item->tensor, begin, bytes, staging));
+        if (l->stage != NULL) /* pinned slots are page-aligned: the cache need not see these */
+            SY_TRY(sy_checkpoint_read_direct(l->checkpoint, item->tensor, begin, bytes, staging,
+                                             &data));
+        else
+            SY_TRY(sy_checkpoint_read(l->checkpoint, item->tensor, begin, bytes, staging));
     } else {
         make_dummy(item, l->dummy_seed, c->row0 * item->columns, c->n_rows * item->columns,
                    staging);
     }
     if (item->vector != NULL)
-        SY_TRY(store_vector(l, item, staging));
+        SY_TRY(store_vector(l, item, data));
     else
-        SY_TRY(l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, staging,
+        SY_TRY(l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, data,
                                 item_dtype(item)));
     atomic_fetch_add(&l->bytes, bytes);
     if (item->routed) atomic_fetch_add(&l->routed_bytes, bytes);
@@ -122,20 +129,33 @@ static sy_status report_progress(loader *l) {
     return sy_fail(SY_ERR_INTERRUPTED, "interrupted while reading weights");
 }
 
+/* Where a chunk is read to: a slot of the device's stage, or the thread's own memory. */
+static sy_status load_next(loader *l, int64_t i, void *own) {
+    sy_status st = SY_OK;
+    const sy_device_ops *device = l->be->ops->device;
+    void *slot = own;
+    if (l->stage != NULL) SY_TRY(device->stage_take(l->stage, &slot));
+    st = load_one(l, &l->chunk[i], slot);
+    if (l->stage != NULL) device->stage_give(l->stage, slot);
+done:
+    return st;
+}
+
 static void reader_main(void *arg, int thread, int n_threads) {
     (void)n_threads;
     loader *l = arg;
     sy_status st = SY_OK;
-    void *staging = malloc(l->staging_bytes);
-    if (staging == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for reading weights");
+    void *own = l->stage == NULL ? malloc(l->staging_bytes) : NULL;
+    if (l->stage == NULL && own == NULL)
+        SY_FAIL(SY_ERR_MEMORY, "no memory for reading weights");
     while (!atomic_load_explicit(&l->failed, memory_order_relaxed)) {
         int64_t i = atomic_fetch_add(&l->next, 1);
         if (i >= l->n_chunks) break;
-        SY_TRY(load_one(l, &l->chunk[i], staging));
+        SY_TRY(load_next(l, i, own));
         if (thread == 0) SY_TRY(report_progress(l));
     }
 done:
-    free(staging);
+    free(own);
     if (st != SY_OK && atomic_exchange(&l->failed, 1) == 0) {
         l->status = st;
         sy_status_save(&l->text);
@@ -274,7 +294,14 @@ static sy_status load(sy_backend *be,
                        &l.total_bytes));
     l.chunk = chunks;
     SY_TRY(sy_pool_create(n_readers, false, &readers));
+    if (be->ops->device != NULL) /* two slots a thread: one is read into, one is packed from */
+        SY_TRY(be->ops->device->stage_open(
+            be, 2 * n_readers, l.staging_bytes + 2 * SY_DIRECT_ALIGNMENT, &l.stage));
     sy_pool_run(readers, reader_main, &l);
+    if (be->ops->device != NULL) {
+        sy_status closed = be->ops->device->stage_close(l.stage);
+        if (!atomic_load(&l.failed)) SY_TRY(closed);
+    }
     if (atomic_load(&l.failed)) {
         sy_status_restore(&l.text);
         st = l.status;

@@ -25,12 +25,20 @@ for folder in "${!may_include[@]}"; do
         [[ " ${may_include[$folder]} " == *" $target "* ]] && continue
         say "$file:$line: $folder/ must not include from $target/"
         bad=1
-    done < <(grep -rnE '^ *# *include *"' --include='*.[ch]' "$folder")
+    done < <(grep -rnE '^ *# *include *"' --include='*.[ch]' --include='*.cu' "$folder")
 done
-# CUDA and MPI headers have their places.
-if grep -rnE '^ *# *include *<(mpi|nccl|cuda[a-z_]*)\.h>' --include='*.[ch]' base kernels/cpu \
-    topology runtime launcher | grep -v 'launcher/version.c'; then
-    say "MPI headers belong into comm/, CUDA headers into kernels/cuda/"
+# CUDA, NCCL and MPI headers have their places: kernels/cuda, comm/nccl*, comm.
+if grep -rnE '^ *# *include *<(mpi|nccl[a-z_]*|cuda[a-z_]*|cublas[a-z_0-9]*)\.h>' --include='*.[ch]' \
+    --include='*.cu' base kernels topology comm runtime launcher |
+    grep -vE '^(launcher/version\.c|comm/[a-z_]+\.[ch]):[0-9]+: *# *include *<mpi' |
+    grep -vE '^comm/nccl[a-z_]*\.[ch]:[0-9]+: *# *include *<nccl' |
+    grep -vE '^kernels/cuda/[a-z_0-9]+\.(c|h|cu):[0-9]+: *# *include *<(cuda|cublas)'; then
+    say "MPI headers belong into comm/, NCCL's into comm/nccl*, CUDA's into kernels/cuda/"
+    bad=1
+fi
+# C++ is the emulation's alone, and the emulation is the tests'.
+if find base kernels topology comm runtime launcher -name '*.c[px]*' | grep .; then
+    say "C++ sources belong into tests/emulation/"
     bad=1
 fi
 exit $bad

@@ -6,10 +6,12 @@ preset=release
 cmake_options=()
 usage() {
     cat << END
-usage: scripts/test.sh [--preset release|debug|asan|tsan] [--werror] [--help] [-- CTEST OPTIONS]
+usage: scripts/test.sh [--preset NAME] [--werror] [--help] [-- CTEST OPTIONS]
 
 Installs the packages that are missing (with sudo, unless run as root), builds and runs all tests
 through ctest. For example: scripts/test.sh -- -R tokenizer
+Presets: release (default), debug, asan, tsan; emulated, emulated-asan and emulated-check run the
+CUDA backend on an emulated device.
 END
 }
 

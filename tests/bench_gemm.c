@@ -189,7 +189,7 @@ static double experts_piece(bench *b, const expert_shape *e, bool up) {
     }
     sy_layer_spec spec = {.ffn = {.kind = SY_FFN_MOE, .inter = (int)e->inter}};
     sy_layer_weights w = {.n_slots = n, .gate_up = m, .down = m};
-    sy_expert_rows rows = {n, first[n], first, b->x};
+    sy_expert_rows rows = {.n_slots = n, .n_pairs = first[n], .first = first, .x = b->x};
     if (up)
         b->be->ops->experts_up(b->be, &spec, &w, &rows, b->h, NULL);
     else

@@ -16,6 +16,9 @@
 #include "runtime/checkpoint.h"
 #include "runtime/engine.h"
 #include "runtime/routes.h"
+#ifdef SY_WITH_CUDA
+#include "kernels/cuda/open.h"
+#endif
 
 typedef struct fixture {
     sy_comm *comm; /* borrowed */
@@ -60,17 +63,48 @@ static inline sy_placement *contiguous(const sy_model_spec *spec, int n_ranks) {
     return p;
 }
 
-/* Opens pool, backend, spec and checkpoint; the engine follows with fixture_engine. */
+/* Whether a CUDA device, emulated or real, can be opened here. */
+static inline bool have_cuda(void) {
+#ifdef SY_WITH_CUDA
+    return sy_cuda_device_count() > 0;
+#else
+    return false;
+#endif
+}
+
+static inline sy_status open_cuda(sy_dtype act, sy_backend **out) {
+#ifdef SY_WITH_CUDA
+    return sy_cuda_open(act, 0, out);
+#else
+    (void)act;
+    *out = NULL;
+    return sy_fail(SY_ERR_UNSUPPORTED, "built without CUDA");
+#endif
+}
+
+/* Loads a checkpoint onto f->be; the engine follows with fixture_engine. */
+static inline void fixture_load(fixture *f, const char *directory) {
+    MUST(sy_spec_load(directory, &f->spec));
+    MUST(sy_checkpoint_open(directory, &f->checkpoint));
+    f->placement = contiguous(f->spec, sy_comm_size(f->comm));
+    MUST(sy_weights_load(f->be, f->spec, f->placement, sy_comm_rank(f->comm), f->checkpoint, 2,
+                         NULL, NULL, NULL, &f->weights));
+}
+
+/* Pool, CPU backend, and a checkpoint. */
 static inline void
 fixture_open(fixture *f, sy_comm *comm, const char *directory, sy_dtype act, int n_threads) {
     *f = (fixture){.comm = comm};
     MUST(sy_pool_create(n_threads, false, &f->pool));
     MUST(sy_cpu_open(act, f->pool, NULL, &f->be));
-    MUST(sy_spec_load(directory, &f->spec));
-    MUST(sy_checkpoint_open(directory, &f->checkpoint));
-    f->placement = contiguous(f->spec, sy_comm_size(comm));
-    MUST(sy_weights_load(f->be, f->spec, f->placement, sy_comm_rank(comm), f->checkpoint, 2,
-                         NULL, NULL, NULL, &f->weights));
+    fixture_load(f, directory);
+}
+
+/* The same on device 0. */
+static inline void fixture_open_cuda(fixture *f, sy_comm *comm, const char *directory) {
+    *f = (fixture){.comm = comm};
+    MUST(open_cuda(SY_BF16, &f->be));
+    fixture_load(f, directory);
 }
 
 static inline void fixture_engine(fixture *f, const sy_engine_options *options) {

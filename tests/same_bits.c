@@ -4,10 +4,11 @@
  * one line per request; runs of any rank count must print the same lines (cli_same_bits.sh).
  *
  *   same_bits FIRST_SEED N_CASES [--variant V] [--virtual-hosts H] [--no-shared-memory]
- *             [--reduced] [--flip RANK]
+ *             [--reduced] [--flip RANK] [--cuda]
  *
  * --reduced and --flip are controls that must be found out: a combine that adds rank by rank, and
- * one flipped bit in one logit of one rank. */
+ * one flipped bit in one logit of one rank. --cuda: on a CUDA device, all in bf16; recorded steps
+ * or not is drawn too. Exits 77 where there is none. */
 #include "tests/model_fixture.h"
 
 #include "base/log.h"
@@ -24,6 +25,7 @@ static int pick(draw *d, int least, int most) {
 typedef struct settings {
     uint64_t first_seed, variant;
     int n_cases, flip_rank;
+    bool cuda;
     sy_comm_options comm;
     sy_combine_mode combine;
 } settings;
@@ -222,6 +224,13 @@ static void check_conservation(fixture *f) {
     free(all);
 }
 
+static void open_backend(const settings *set, draw *how, sy_dtype act, fixture *f) {
+    if (set->cuda)
+        MUST(open_cuda(SY_BF16, &f->be));
+    else
+        MUST(sy_cpu_open(act, f->pool, draw_isa(how), &f->be));
+}
+
 static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     int R = sy_comm_size(comm), rank = sy_comm_rank(comm);
     draw model = {sy_hash_add(seed, 1), 0}; /* what decides the result */
@@ -233,7 +242,7 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     draw_requests(&model, f.spec->vocab, &q);
     sy_dtype act = pick(&model, 0, 1) ? SY_F32 : SY_BF16;
     MUST(sy_pool_create(pick(&how, 1, 3), false, &f.pool));
-    MUST(sy_cpu_open(act, f.pool, draw_isa(&how), &f.be));
+    open_backend(set, &how, act, &f);
     if (rank == set->flip_rank) flip_one_bit(f.be);
     f.placement = draw_placement(&how, f.spec, R);
     MUST(sy_weights_dummy(f.be, f.spec, f.placement, rank, seed, 1, NULL, NULL, &f.weights));
@@ -247,7 +256,8 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
                            .max_outputs = per_rank,
                            .n_valid = f.spec->vocab,
                            .combine = set->combine,
-                           .hash_logits = true};
+                           .hash_logits = true,
+                           .no_graphs = set->cuda && pick(&how, 0, 3) == 0};
     fixture_engine(&f, &o);
     run_requests(&f, &q, pick(&how, 0, 3) == 0);
     check_conservation(&f);
@@ -273,6 +283,8 @@ static void parse(int argc, char **argv, settings *set) {
             set->comm.virtual_hosts = atoi(next), i++;
         else if (strcmp(argv[i], "--no-shared-memory") == 0)
             set->comm.no_shared_memory = true;
+        else if (strcmp(argv[i], "--cuda") == 0)
+            set->cuda = true;
         else if (strcmp(argv[i], "--reduced") == 0)
             set->combine = SY_COMBINE_REDUCED;
         else if (strcmp(argv[i], "--flip") == 0)
@@ -288,6 +300,7 @@ int main(int argc, char **argv) {
     settings set;
     sy_comm *comm;
     parse(argc, argv, &set);
+    if (set.cuda && !have_cuda()) return 77;
     MUST(sy_comm_create(&set.comm, &comm));
     for (int i = 0; i < set.n_cases; i++)
         run_case(comm, &set, set.first_seed + (uint64_t)i);

@@ -48,6 +48,10 @@ static void close_config(planned *p) {
 
 /* Bytes that the largest rank's share needs of the machine that all ranks of this test share,
  * where one part in 20 stays free. */
+static sy_memory_left memory(uint64_t bytes) {
+    return (sy_memory_left){.bytes = bytes};
+}
+
 static uint64_t machine_for(uint64_t bytes_per_rank) {
     return bytes_per_rank * (uint64_t)sy_comm_size(comm) / 19 * 20 + 4096;
 }
@@ -67,13 +71,14 @@ static void a_model_that_fits_is_left_as_it_is(void **state) {
     uint64_t needs = weight_bytes(&p, last) + sy_engine_bytes(&p.parts, &p.options);
     /* 30 billion parameters of two bytes */
     if (last == 0) assert_in_range(weight_bytes(&p, 0), 60000000000, 62000000000);
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, machine_for(needs), &p.options, &budget),
-                     SY_OK);
+    assert_int_equal(
+        sy_budget_fit(&p.parts, NULL, memory(machine_for(needs)), &p.options, &budget), SY_OK);
     assert_int_equal(p.options.chunk, 512);
     assert_int_equal(budget.weights, weight_bytes(&p, sy_comm_rank(comm)));
     assert_int_equal(budget.engine, sy_engine_bytes(&p.parts, &p.options));
     assert_true(budget.available >= needs && budget.available < needs + 8192);
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, UINT64_MAX, &p.options, &budget), SY_OK);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, memory(UINT64_MAX), &p.options, &budget),
+                     SY_OK);
     close_config(&p);
 }
 
@@ -88,14 +93,15 @@ static void the_chunk_shrinks_where_that_is_enough(void **state) {
     uint64_t largest = weight_bytes(&p, sy_comm_size(comm) - 1);
     uint64_t has = machine_for(largest + sy_engine_bytes(&p.parts, &small));
     assert_true(sy_engine_bytes(&p.parts, &small) < sy_engine_bytes(&p.parts, &p.options));
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, has, &p.options, &budget), SY_OK);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, memory(has), &p.options, &budget), SY_OK);
     assert_int_equal(p.options.chunk, 64);
     assert_int_equal(p.options.max_outputs, 64);
 
     /* What a step must hold for its sequences is kept. */
     p.options.chunk = 512;
     p.options.max_outputs = p.options.per_rank = 100;
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, has * 2, &p.options, &budget), SY_OK);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, memory(has * 2), &p.options, &budget),
+                     SY_OK);
     assert_int_equal(p.options.chunk, 512);
     assert_int_equal(p.options.max_outputs, 100);
     close_config(&p);
@@ -118,7 +124,8 @@ static void a_refusal_says_what_is_needed_and_how_many_ranks_would_do(void **sta
     int R = sy_comm_size(comm);
     open_config(&p, "mixtral-8x22b-v4.json");
     uint64_t has = (uint64_t)R * 100000000000; /* 100 GB for each rank */
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, has, &p.options, &budget), SY_ERR_MEMORY);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, memory(has), &p.options, &budget),
+                     SY_ERR_MEMORY);
     /* The refusal is about the smallest chunk that was tried. */
     assert_int_equal(p.options.chunk, 16);
     sy_format_bytes(weights, sizeof weights, weight_bytes(&p, R - 1));
@@ -150,8 +157,9 @@ static void where_ranks_do_not_help_the_context_is_named(void **state) {
     sy_budget budget;
     open_config(&p, "olmoe-1b-7b-v5.json");
     p.options.max_pages = 1 << 20; /* 64 million tokens */
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, (uint64_t)64 << 30, &p.options, &budget),
-                     SY_ERR_MEMORY);
+    assert_int_equal(
+        sy_budget_fit(&p.parts, NULL, memory((uint64_t)64 << 30), &p.options, &budget),
+        SY_ERR_MEMORY);
     assert_non_null(strstr(sy_last_error(), "use shorter or fewer sequences"));
     close_config(&p);
 }
@@ -170,7 +178,8 @@ static void one_rank_with_less_decides_for_all(void **state) {
     uint64_t has = sy_comm_rank(comm) == 0 ? (uint64_t)R * 1000000000 : UINT64_MAX;
     char on_rank[32];
     snprintf(on_rank, sizeof on_rank, " on rank %d (", R - 1);
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, has, &p.options, &budget), SY_ERR_MEMORY);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, memory(has), &p.options, &budget),
+                     SY_ERR_MEMORY);
     assert_non_null(strstr(sy_last_error(), on_rank));
     assert_non_null(strstr(sy_last_error(), ", 950.0 MB available; "));
     close_config(&p);
@@ -183,8 +192,9 @@ static void sizes_saturate(void **state) {
     open_config(&p, "mixtral-8x7b-v5.json");
     p.options.max_pages = INT64_MAX;
     assert_true(sy_engine_bytes(&p.parts, &p.options) == UINT64_MAX);
-    assert_int_equal(sy_budget_fit(&p.parts, NULL, (uint64_t)1 << 60, &p.options, &budget),
-                     SY_ERR_MEMORY);
+    assert_int_equal(
+        sy_budget_fit(&p.parts, NULL, memory((uint64_t)1 << 60), &p.options, &budget),
+        SY_ERR_MEMORY);
     p.options.max_pages = 64;
     p.options.chunk = INT64_MAX / 4;
     assert_true(sy_engine_bytes(&p.parts, &p.options) == UINT64_MAX);

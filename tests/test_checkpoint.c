@@ -376,6 +376,56 @@ static void file_that_shrinks_after_open_is_an_error_of_the_read(void **state) {
     dir_drop(&d);
 }
 
+/* The demo model is large enough that ranges begin and end anywhere in a block. Where the file
+ * system refuses O_DIRECT the same bytes come through the page cache. */
+static void direct_reads_give_the_same_bytes(void **state) {
+    (void)state;
+    char path[512];
+    const char *root = getenv("SY_TEST_DATA");
+    snprintf(path, sizeof path, "%s/demo", root == NULL ? "tests/data" : root);
+    sy_checkpoint *c = expect_opened(path);
+    void *slot = aligned_alloc(SY_DIRECT_ALIGNMENT, 64 << 10);
+    unsigned char *expected = malloc(32 << 10);
+    sy_checkpoint_allow_direct(c);
+    for (int i = 0; i < c->n_tensors; i++) {
+        const sy_tensor_entry *t = &c->tensor[i];
+        uint64_t n = t->bytes < 32 << 10 ? t->bytes : 32 << 10, begin = (t->bytes - n) / 3;
+        const void *data = NULL;
+        assert_int_equal(sy_checkpoint_read(c, t, begin, n, expected), SY_OK);
+        assert_int_equal(sy_checkpoint_read_direct(c, t, begin, n, slot, &data), SY_OK);
+        assert_memory_equal(data, expected, n);
+        assert_int_equal(sy_checkpoint_read_direct(c, t, t->bytes, 1, slot, &data),
+                         SY_ERR_INTERNAL);
+        n = n < 100 ? n : 100; /* the end of the last tensor is the end of the file */
+        assert_int_equal(sy_checkpoint_read(c, t, t->bytes - n, n, expected), SY_OK);
+        assert_int_equal(sy_checkpoint_read_direct(c, t, t->bytes - n, n, slot, &data), SY_OK);
+        assert_memory_equal(data, expected, n);
+    }
+    free(expected);
+    free(slot);
+    sy_checkpoint_close(c);
+}
+
+static void file_that_shrinks_after_open_is_an_error_of_a_direct_read(void **state) {
+    (void)state;
+    dir d;
+    char buf[160];
+    const void *data;
+    dir_make(&d);
+    put_file(&d, "model.safetensors", "a,b", 7);
+    sy_checkpoint *c = expect_opened(d.path);
+    void *slot = aligned_alloc(SY_DIRECT_ALIGNMENT, 3 * SY_DIRECT_ALIGNMENT);
+    sy_checkpoint_allow_direct(c);
+    assert_int_equal(
+        truncate(dir_path(&d, "model.safetensors", buf), (off_t)(c->file_bytes[0] - 3)), 0);
+    assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[0], 0, 4, slot, &data), SY_OK);
+    assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[1], 0, 4, slot, &data), SY_ERR_IO);
+    assert_non_null(strstr(sy_last_error(), "tensor \"b\": expected 4 bytes, found 1"));
+    free(slot);
+    sy_checkpoint_close(c);
+    dir_drop(&d);
+}
+
 static void file_that_is_replaced_after_open_is_read_as_it_was(void **state) {
     (void)state;
     dir d;
@@ -454,6 +504,8 @@ int main(void) {
         cmocka_unit_test(shard_that_is_broken_is_named),
         cmocka_unit_test(fifo_or_directory_in_place_of_a_file_is_refused),
         cmocka_unit_test(file_that_shrinks_after_open_is_an_error_of_the_read),
+        cmocka_unit_test(direct_reads_give_the_same_bytes),
+        cmocka_unit_test(file_that_shrinks_after_open_is_an_error_of_a_direct_read),
         cmocka_unit_test(file_that_is_replaced_after_open_is_read_as_it_was),
         cmocka_unit_test(published_layouts_open),
         cmocka_unit_test(index_of_138240_names_loads_quickly)};

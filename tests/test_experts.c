@@ -105,7 +105,7 @@ check_experts(sy_backend *be, sy_dtype t, const int64_t *rows, int64_t hidden, i
     }
     sy_layer_spec spec = {.ffn = {.kind = SY_FFN_MOE, .inter = (int)inter}};
     sy_layer_weights w = {.n_slots = N_SLOTS, .gate_up = up, .down = down};
-    sy_expert_rows er = {N_SLOTS, c.n_pairs, c.first, c.x};
+    sy_expert_rows er = {.n_slots = N_SLOTS, .n_pairs = c.n_pairs, .first = c.first, .x = c.x};
     sy_pool *pool = sy_cpu_of(be)->pool;
     sy_pool_run(pool, define_up, &c);
     sy_pool_run(pool, define_down, &c);

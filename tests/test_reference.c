@@ -1,9 +1,10 @@
 /* The whole model against Hugging Face transformers (tests/data/tiny, made by
  * scripts/make_tiny_models.py). ranks: 1 2 3 4
- * timeout: 120
+ * timeout: 120, labels: cuda
  *
  * f32: logits within 1e-4 of the largest, and 32 greedy tokens equal.
- * bf16: logits with the router's choices replayed, within a tolerance that was measured. */
+ * bf16: logits with the router's choices replayed, within a tolerance that was measured; on a
+ * CUDA device too where there is one. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -150,9 +151,13 @@ static void check_greedy(fixture *f, const family *fam) {
     }
 }
 
-static void open_family(fixture *f, const family *fam, sy_dtype act) {
+static void open_family(fixture *f, const family *fam, sy_dtype act, bool cuda) {
     char path[512];
-    fixture_open(f, comm, data_path(path, sizeof path, "tiny/%s", fam->directory), act, 2);
+    data_path(path, sizeof path, "tiny/%s", fam->directory);
+    if (cuda)
+        fixture_open_cuda(f, comm, path);
+    else
+        fixture_open(f, comm, path, act, 2);
     sy_engine_options o = {.max_context = 256,
                            .max_pages = 12,
                            .per_rank = 3,
@@ -166,7 +171,7 @@ static void f32_logits_and_greedy_tokens_equal_transformers(void **state) {
     (void)state;
     for (int i = 0; i < N_FAMILIES; i++) {
         fixture f;
-        open_family(&f, &families[i], SY_F32);
+        open_family(&f, &families[i], SY_F32, false);
         for (int p = 0; p < N_PROMPTS; p++) {
             double worst = compare_prompt(&f, &families[i], p, false);
             if (sy_comm_rank(comm) == 0)
@@ -194,17 +199,16 @@ static double bf16_tolerance(const family *fam, int prompt) {
     return 6 * deviation;
 }
 
-static void bf16_logits_with_replayed_routes_are_near_transformers(void **state) {
-    (void)state;
+static void check_bf16(bool cuda) {
     for (int i = 0; i < N_FAMILIES; i++) {
         fixture f;
-        open_family(&f, &families[i], SY_BF16);
+        open_family(&f, &families[i], SY_BF16, cuda);
         for (int p = 0; p < N_PROMPTS; p++) {
             double worst = compare_prompt(&f, &families[i], p, true);
             double limit = bf16_tolerance(&families[i], p);
             if (sy_comm_rank(comm) == 0)
-                print_message("%-22s bf16 prompt %d: %.2e (limit %.2e)\n",
-                              families[i].directory, p, worst, limit);
+                print_message("%-22s %s prompt %d: %.2e (limit %.2e)\n", families[i].directory,
+                              cuda ? "cuda" : "bf16", p, worst, limit);
             assert_true(worst < limit);
             /* Not the float32 path by accident. */
             if (sy_comm_rank(comm) == 0) assert_true(worst > limit / 12);
@@ -213,10 +217,25 @@ static void bf16_logits_with_replayed_routes_are_near_transformers(void **state)
     }
 }
 
+static void bf16_logits_with_replayed_routes_are_near_transformers(void **state) {
+    (void)state;
+    check_bf16(false);
+}
+
+static void cuda_logits_with_replayed_routes_are_near_transformers(void **state) {
+    (void)state;
+    if (!have_cuda()) {
+        print_message("skipped: no CUDA device\n");
+        skip();
+    }
+    check_bf16(true);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(f32_logits_and_greedy_tokens_equal_transformers),
         cmocka_unit_test(bf16_logits_with_replayed_routes_are_near_transformers),
+        cmocka_unit_test(cuda_logits_with_replayed_routes_are_near_transformers),
     };
     MUST(sy_comm_create(&(sy_comm_options){.threads_per_rank = 2}, &comm));
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -196,7 +196,7 @@ static void greedy_takes_the_lowest_id_of_the_largest(void **state) {
     float b[8] = {NAN, NAN, -INFINITY, -INFINITY, NAN, -INFINITY, NAN, NAN};
     assert_int_equal(sample_one(be, 8, 8, b, greedy), 2);
     float c[8] = {NAN, NAN, NAN, NAN, NAN, NAN, NAN, NAN};
-    assert_int_equal(sample_one(be, 8, 8, c, greedy), 0);
+    assert_int_equal(sample_one(be, 8, 8, c, greedy), -1);
     float d[8] = {1, INFINITY, 2, INFINITY, 0, 0, 0, 0};
     assert_int_equal(sample_one(be, 8, 8, d, greedy), 1);
     float e[8] = {-0.0f, 0.0f, -1, -1, -1, -1, -1, -1};
@@ -221,7 +221,7 @@ static void extreme_parameters_and_logits_are_sampled_sanely(void **state) {
     for (uint64_t i = 0; i < 500; i++) {
         sy_sample_params s = {.temperature = 1, .top_p = 1, .seed = i};
         assert_int_equal(sample_one(be, V, V, only, s), 6);
-        assert_int_equal(sample_one(be, V, V, nothing, s), 0);
+        assert_int_equal(sample_one(be, V, V, nothing, s), -1);
         seen[sample_one(be, V, V, infinite, s)] = true;
         sy_sample_params t = s;
         t.temperature = 1e-30f;

@@ -202,9 +202,11 @@ static void sample_share(void *arg, int thread, int n_threads) {
     carve(&arena, job->vocab, &c);
     int64_t begin, end;
     sy_pool_share(job->n, thread, n_threads, &begin, &end);
-    for (int64_t i = begin; i < end; i++)
-        job->token[i] =
-            sample_row(&c, job->n_valid, job->logits + i * job->vocab, &job->params[i]);
+    for (int64_t i = begin; i < end; i++) {
+        const float *logits = job->logits + i * job->vocab;
+        int32_t id = sample_row(&c, job->n_valid, logits, &job->params[i]);
+        job->token[i] = logits[id] == logits[id] ? id : -1;
+    }
 }
 
 sy_status sy_cpu_sample(sy_backend *be,

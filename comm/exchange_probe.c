@@ -1,0 +1,102 @@
+/* Whether rows can be exchanged by a recording: tried out, since it depends on NCCL, the driver and
+ * the way between the devices. */
+#include "base/log.h"
+#include "base/memory.h"
+#include "comm/exchange_device.h"
+
+/* What the probe sends: byte i of rank `from` to rank `to`. */
+static unsigned char probe_byte(int from, int to, uint64_t i) {
+    return (unsigned char)(1 + 7 * from + 31 * to + 3 * (int)i);
+}
+
+typedef struct probe {
+    char *device; /* [2][R][unit] bytes: out, in */
+    unsigned char *host;
+    uint64_t unit, bytes;
+    sy_recording *recording;
+} probe;
+
+static sy_status record_probe(sy_exchange *ex, probe *p) {
+    sy_status st = SY_OK;
+    struct sy_device_form *f = ex->device;
+    const sy_device_ops *device = ex->be->ops->device;
+    int size = sy_comm_size(ex->comm), me = sy_comm_rank(ex->comm);
+    p->unit = 4096;
+    p->bytes = 2 * (uint64_t)size * p->unit;
+    SY_TRY(sy_mem_alloc(&p->host, p->bytes, "recorded exchange"));
+    SY_TRY(ex->be->ops->alloc(ex->be, &p->device, p->bytes, "recorded exchange"));
+    for (int r = 0; r < size; r++) {
+        for (uint64_t i = 0; i < p->unit; i++)
+            p->host[(uint64_t)r * p->unit + i] = probe_byte(me, r, i);
+        f->part[r] = (sy_device_wire_part){r, p->device + (uint64_t)r * p->unit, p->unit,
+                                           p->device + (uint64_t)(size + r) * p->unit, p->unit};
+    }
+    SY_TRY(ex->be->ops->write(ex->be, p->device, p->host, p->bytes, NULL));
+    SY_TRY(device->record_begin(ex->be));
+    st = f->wire->ops->exchange(f->wire, size, f->part);
+    sy_status ended = device->record_end(ex->be, &p->recording);
+    if (st == SY_OK) st = ended;
+done:
+    return st;
+}
+
+static sy_status run_probe(sy_exchange *ex, probe *p, double deadline) {
+    sy_status st = SY_OK;
+    sy_device_wire *wire = ex->device->wire;
+    int size = sy_comm_size(ex->comm), me = sy_comm_rank(ex->comm);
+    uint64_t half = (uint64_t)size * p->unit;
+    for (int i = 0; i < 2; i++) { /* a recording is run again and again */
+        SY_TRY(ex->be->ops->device->replay(ex->be, p->recording));
+        SY_TRY(wire->ops->wait(wire, deadline, true));
+    }
+    SY_TRY(ex->be->ops->read(ex->be, p->host, p->device + half, half, NULL));
+    for (int r = 0; r < size; r++)
+        for (uint64_t i = 0; i < p->unit; i++)
+            if (p->host[(uint64_t)r * p->unit + i] != probe_byte(r, me, i))
+                SY_FAIL(SY_ERR_COMM, "a recorded exchange brought other bytes");
+done:
+    return st;
+}
+
+/* Whether all ranks say so. */
+static sy_status all_say(sy_comm *comm, bool mine, bool *all) {
+    sy_status st = SY_OK;
+    int n = sy_comm_size(comm);
+    int32_t *said = NULL, word = mine;
+    SY_TRY(sy_mem_alloc(&said, (uint64_t)n * sizeof *said, "answers"));
+    SY_TRY(sy_comm_all_gather(comm, &word, sizeof word, said));
+    *all = true;
+    for (int r = 0; r < n; r++)
+        *all = *all && said[r] != 0;
+done:
+    sy_mem_free(said, (uint64_t)n * sizeof *said);
+    return st;
+}
+
+sy_status sy_device_form_probe(sy_exchange *ex, double deadline, bool *works) {
+    sy_status st = SY_OK;
+    struct sy_device_form *f = ex->device;
+    probe p = {0};
+    *works = true;
+    if (f->wire == NULL) return SY_OK; /* nothing but kernels to record */
+    st = record_probe(ex, &p);
+    if (st != SY_OK) SY_DEBUG("recording an exchange of rows: %s", sy_last_error());
+    SY_TRY(all_say(ex->comm, st == SY_OK, works));
+    if (*works) {
+        st = run_probe(ex, &p, deadline);
+        if (st != SY_OK) SY_DEBUG("a recorded exchange of rows: %s", sy_last_error());
+        SY_TRY(all_say(ex->comm, st == SY_OK, works));
+    }
+    if (!*works) { /* what is half done in the wire goes with it, after what refers to it */
+        ex->be->ops->device->record_free(ex->be, p.recording);
+        p.recording = NULL;
+        f->wire->ops->destroy(f->wire);
+        f->wire = NULL;
+        SY_TRY(sy_device_form_connect(ex, NULL));
+    }
+done:
+    ex->be->ops->device->record_free(ex->be, p.recording);
+    ex->be->ops->free(ex->be, p.device, p.bytes);
+    sy_mem_free(p.host, p.bytes);
+    return st;
+}

@@ -1,0 +1,197 @@
+#include "comm/roll_call.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "comm/liveness_page.h"
+#include "comm/mpi_wait.h"
+
+typedef struct standing {
+    int64_t made, done; /* -1: not known */
+} standing;
+
+/* What ranks tell each other. A message that nobody took may turn up in a later communicator that
+ * MPI gave the same number, so each roll has a mark. */
+typedef struct announcement {
+    uint64_t mark;
+    standing standing;
+} announcement;
+
+struct sy_roll {
+    sy_comm *comm;
+    int tag;
+    sy_page
+        *page; /* NULL: not on this host. Of a slot, `progress` is made and `beat` is done. */
+    uint64_t page_bytes;
+    int *position;      /* [R] */
+    announcement mine;  /* must stay while a send may be under way */
+    standing *all;      /* [R] */
+    MPI_Request *sends; /* [R] */
+    bool *answered;     /* [R] */
+    int n_answered;     /* without this rank's own */
+};
+
+static uint64_t ranks_of(const sy_roll *roll) {
+    return (uint64_t)sy_comm_size(roll->comm);
+}
+
+static sy_status create_tables(sy_roll *roll) {
+    sy_status st = SY_OK;
+    uint64_t n = ranks_of(roll);
+    SY_TRY(sy_mem_alloc(&roll->position, n * sizeof *roll->position, "roll call"));
+    SY_TRY(sy_mem_alloc(&roll->all, n * sizeof *roll->all, "roll call"));
+    SY_TRY(sy_mem_alloc(&roll->sends, n * sizeof(MPI_Request), "roll call"));
+    for (uint64_t r = 0; r < n; r++)
+        roll->sends[r] = MPI_REQUEST_NULL;
+    SY_TRY(sy_mem_alloc(&roll->answered, n * sizeof *roll->answered, "roll call"));
+done:
+    return st;
+}
+
+sy_status sy_roll_create(sy_comm *comm, sy_roll **out) {
+    sy_status st = SY_OK;
+    sy_roll *roll = NULL;
+    *out = NULL;
+    st = sy_mem_alloc(&roll, sizeof *roll, "roll call");
+    if (st == SY_OK) {
+        roll->comm = comm;
+        st = create_tables(roll);
+    }
+    SY_TRY(sy_comm_agree(comm, st));
+    roll->tag = sy_comm_take_tags(comm, 1);
+    roll->mine.mark = (uint64_t)sy_now_ns();
+    SY_TRY(sy_comm_broadcast(comm, &roll->mine.mark, sizeof roll->mine.mark, 0));
+    SY_TRY(sy_page_open(comm, &roll->page, &roll->page_bytes, roll->position));
+    *out = roll;
+    roll = NULL;
+done:
+    sy_roll_destroy(roll);
+    return st;
+}
+
+void sy_roll_destroy(sy_roll *roll) {
+    if (roll == NULL) return;
+    bool pending = false;
+    uint64_t n = ranks_of(roll);
+    for (uint64_t r = 0; roll->sends != NULL && r < n; r++) {
+        int sent = 1;
+        if (roll->sends[r] == MPI_REQUEST_NULL) continue;
+        MPI_Test(&roll->sends[r], &sent, MPI_STATUS_IGNORE);
+        pending |= !sent;
+    }
+    sy_page_close(roll->page, roll->page_bytes);
+    sy_mem_free(roll->answered, n * sizeof *roll->answered);
+    sy_mem_free(roll->all, n * sizeof *roll->all);
+    sy_mem_free(roll->position, n * sizeof *roll->position);
+    if (pending) return; /* MPI may still read `mine`; the process is about to end anyway */
+    sy_mem_free(roll->sends, n * sizeof(MPI_Request));
+    sy_mem_free(roll, sizeof *roll);
+}
+
+void sy_roll_show(sy_roll *roll, int64_t made, int64_t done) {
+    roll->mine.standing = (standing){made, done};
+    if (roll->page == NULL) return;
+    sy_slot *slot = &roll->page->slot[roll->position[sy_comm_rank(roll->comm)]];
+    atomic_store_explicit(&slot->progress, (uint64_t)made, memory_order_relaxed);
+    atomic_store_explicit(&slot->beat, (uint64_t)done, memory_order_relaxed);
+}
+
+static void tell_all(sy_roll *roll) {
+    for (int r = 0; r < sy_comm_size(roll->comm); r++)
+        if (r != sy_comm_rank(roll->comm))
+            MPI_Isend(&roll->mine, (int)sizeof roll->mine, MPI_BYTE, r, roll->tag,
+                      sy_comm_mpi(roll->comm), &roll->sends[r]);
+}
+
+/* Takes what has come. */
+static void hear(sy_roll *roll) {
+    MPI_Status status;
+    MPI_Comm mpi = sy_comm_mpi(roll->comm);
+    int arrived = 0;
+    while (MPI_Iprobe(MPI_ANY_SOURCE, roll->tag, mpi, &arrived, &status) == MPI_SUCCESS &&
+           arrived) {
+        announcement theirs;
+        int r = status.MPI_SOURCE;
+        if (MPI_Recv(&theirs, (int)sizeof theirs, MPI_BYTE, r, roll->tag, mpi,
+                     MPI_STATUS_IGNORE) != MPI_SUCCESS)
+            return;
+        if (theirs.mark != roll->mine.mark || roll->answered[r]) continue;
+        roll->all[r] = theirs.standing;
+        roll->answered[r] = true;
+        roll->n_answered++;
+    }
+}
+
+bool sy_roll_called(sy_roll *roll) {
+    hear(roll);
+    return roll->n_answered > 0;
+}
+
+static void hear_all(sy_roll *roll, double seconds) {
+    int64_t until = sy_now_ns() + (int64_t)(seconds * 1e9);
+    sy_patience patience = {0};
+    for (;;) {
+        hear(roll);
+        if (roll->n_answered == sy_comm_size(roll->comm) - 1 || sy_now_ns() > until) return;
+        int64_t ns = sy_patience_next(&patience, false);
+        if (ns > 0) sy_sleep_ns(ns);
+    }
+}
+
+/* What the page says of the ranks that did not answer. */
+static void look_up_silent(sy_roll *roll) {
+    for (int r = 0; r < sy_comm_size(roll->comm); r++) {
+        if (roll->answered[r]) continue;
+        roll->all[r] = (standing){-1, -1};
+        if (roll->page == NULL || roll->position[r] < 0) continue;
+        sy_slot *slot = &roll->page->slot[roll->position[r]];
+        roll->all[r].made =
+            (int64_t)atomic_load_explicit(&slot->progress, memory_order_relaxed);
+        roll->all[r].done = (int64_t)atomic_load_explicit(&slot->beat, memory_order_relaxed);
+    }
+}
+
+static bool behind(standing a, standing b) {
+    return a.made < b.made || (a.made == b.made && a.done < b.done);
+}
+
+static void describe(const sy_roll *roll, char *text, size_t size) {
+    int last = 0, first = 0;
+    for (int r = 1; r < sy_comm_size(roll->comm); r++) {
+        if (behind(roll->all[r], roll->all[last])) last = r;
+        if (behind(roll->all[first], roll->all[r])) first = r;
+    }
+    const standing *l = &roll->all[last], *f = &roll->all[first];
+    const char *host = sy_comm_host_name(roll->comm, last);
+    const char *silent = roll->answered[last] ? "" : " and does not answer";
+    if (l->made < 0)
+        snprintf(text, size, "rank %d on host %s does not answer", last, host);
+    else if (l->made < f->made)
+        snprintf(text, size,
+                 "rank %d on host %s is behind%s: it has made %lld exchanges between devices, "
+                 "rank %d %lld",
+                 last, host, silent, (long long)l->made, first, (long long)f->made);
+    else if (l->done < f->done)
+        snprintf(text, size,
+                 "the device of rank %d on host %s is behind%s: it has done %lld exchanges of "
+                 "%lld, rank %d's %lld",
+                 last, host, silent, (long long)l->done, (long long)l->made, first,
+                 (long long)f->done);
+    else
+        snprintf(
+            text, size,
+            "the devices of all ranks stand in the same exchange, number %lld: the network "
+            "between them, or NCCL, hangs",
+            (long long)l->done + 1);
+}
+
+void sy_roll_call(sy_roll *roll, double seconds, char *text, size_t size) {
+    int me = sy_comm_rank(roll->comm);
+    roll->all[me] = roll->mine.standing;
+    roll->answered[me] = true;
+    tell_all(roll);
+    hear_all(roll, seconds);
+    look_up_silent(roll);
+    describe(roll, text, size);
+}

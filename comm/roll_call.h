@@ -1,0 +1,30 @@
+/* Inside comm/: who is behind, asked when ranks wait for each other in vain.
+ *
+ * Ranks make the same calls in the same order. Each shows how many it has made and how many of
+ * them its device has done: on a page that the ranks of a host share, and, once one of them has
+ * given up, by a message to all. Who made the fewest is behind; among equals, whose device did
+ * the fewest. A rank of another host that does not answer is behind all others. */
+#ifndef SY_COMM_ROLL_CALL_H
+#define SY_COMM_ROLL_CALL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "comm/comm.h"
+
+typedef struct sy_roll sy_roll;
+
+/* Collective. */
+sy_status sy_roll_create(sy_comm *comm, sy_roll **out);
+void sy_roll_destroy(sy_roll *roll); /* local; NULL is fine */
+
+/* Local and cheap. */
+void sy_roll_show(sy_roll *roll, int64_t made, int64_t done);
+/* Whether another rank has given up: then this one is to do so, by sy_roll_call. */
+bool sy_roll_called(sy_roll *roll);
+/* Once: tells all, hears all for at most `seconds`, and describes who is behind. */
+void sy_roll_call(sy_roll *roll, double seconds, char *text, size_t size);
+
+#endif

@@ -1,0 +1,359 @@
+/* Causal attention over the pages. The rows of a tile are 16 query rows: (token, head) pairs
+ * of one span and one kv head, token = row / G. A row walks the splits of its sequence
+ * upwards (attention.h), and within a split the pages of 64 tokens:
+ *
+ *     s = scale log2(e) q K^T, keys behind the row's position: -inf
+ *     m' = max(m, max s)       a = 2^(m - m')       p = 2^(s - m')
+ *     l = l a + sum p          o = o a + bf16(p) V
+ *
+ * and the state (m, l, o) of a split is joined to those before it by join_states. Both forms
+ * do just this, so they give equal bits:
+ *
+ *     few rows   one block per (tile, kv head, split): states go to scratch, and a second
+ *                kernel joins them. Bound by memory: a page passes once through shared memory.
+ *     many rows  one block per (64 query rows, kv head) walks all splits and joins in
+ *                registers.
+ *
+ * The warps of a tile, PARTS = 2 or 4, share its work: each takes 64 / PARTS keys of a page
+ * in the first product and its part of the value columns in the second. Maxima, sums and p
+ * pass through shared memory. PARTS changes no chain of additions: the sum over 64 keys takes
+ * 16 keys at a time and joins these by halves. mma m16n8k16: Q as A and K as B, P as A and V
+ * as B.
+ *
+ * Grids are made for bounds: a block looks into the step record for whether a tile begins at
+ * its row, so that a recorded launch serves every step of that bound. */
+#include "kernels/cuda/attention_tile.h"
+
+/* Query rows [r0, r0 + 16 WARPS / PARTS) of the piece over pages [begin, end) of its
+ * sequence. ONE_SPLIT: the pages are those of `split`, and its state is stored; otherwise
+ * they are all, and the output is stored.
+ *
+ * Keys and values of a page arrive apart from each other: the next keys are under way during
+ * the softmax and the second product, the next values during the first product. Three
+ * barriers a page: keys arrived, and all are done with the last values and weights; all are
+ * done with the keys, and the maxima are there; values arrived, and the weights are there. */
+template <int DK, int WARPS, int PARTS, bool ONE_SPLIT, class shared>
+SY_DEVICE void
+walk(const attend_job &job, shared *sh, const piece &p, int r0, int begin, int end, int split) {
+    constexpr int KEY_TILES = PAGE / 8 / PARTS, OUT_TILES = width<DK>::DV / 8 / PARTS;
+    constexpr int ROWS = TILE * WARPS / PARTS, THREADS = 32 * WARPS;
+    constexpr bool OWN_Q = sizeof sh->q / sizeof sh->q[0] >= ROWS;
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int tile = warp / PARTS, part = warp % PARTS;
+    int key0 = 8 * KEY_TILES * part, column = 8 * OUT_TILES * part;
+    int last = p.position + (min(r0 + ROWS, p.n) - 1) / job.group;
+    int position[2]; /* of the lane's rows; one behind the last row goes along with that */
+    for (int r = 0; r < 2; r++)
+        position[r] =
+            p.position + min(r0 + TILE * tile + lane / 4 + 8 * r, p.n - 1) / job.group;
+
+    uint16_t(*q)[DK + PAD] = OWN_Q ? sh->q : sh->k;
+    uint32_t kept[width<DK>::Q_KEPT ? DK / 16 : 1][4];
+    if constexpr (OWN_Q) {
+        load_keys<DK, THREADS>(job, sh, p, begin, last);
+        load_values<DK, THREADS>(job, sh, p, begin, last);
+    }
+    load_queries<DK, THREADS>(job, q, p, r0, ROWS);
+    q += TILE * tile;
+    if constexpr (width<DK>::Q_KEPT) {
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < DK / 16; i++)
+            sy_ldmatrix_x4(kept[i], &q[lane % 16][16 * i + lane / 16 * 8]);
+    }
+    if constexpr (!OWN_Q) {
+        __syncthreads();
+        load_keys<DK, THREADS>(job, sh, p, begin, last);
+        load_values<DK, THREADS>(job, sh, p, begin, last);
+    }
+
+    row_state<OUT_TILES> state, total;
+    if constexpr (!ONE_SPLIT) clear(&total);
+    int page = begin;
+    do {
+        int split_end = ONE_SPLIT ? end : min(split_first_page(split_of_page(page) + 1), end);
+        clear(&state);
+        do {
+            float s[KEY_TILES][4], mx[2], decay[2], share[2];
+            uint32_t weight[KEY_TILES][2], a[4][4];
+            if (page == begin)
+                sy_cp_async_wait<1>();
+            else
+                sy_cp_async_wait<0>();
+            __syncthreads();
+            if (page > begin) load_values<DK, THREADS>(job, sh, p, page, last);
+            scores<DK, KEY_TILES>(s, kept, q, sh->k, key0);
+            mask<KEY_TILES>(s, job.scale, page * PAGE + key0 + lane % 4 * 2, position, mx);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                mx[r] = quad_max(mx[r]);
+                if (lane % 4 == 0) sh->max[warp][lane / 4 + 8 * r] = mx[r];
+            }
+            __syncthreads();
+            if (page + 1 < end) load_keys<DK, THREADS>(job, sh, p, page + 1, last);
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                for (int w = 0; w < PARTS; w++)
+                    mx[r] = fmaxf(mx[r], sh->max[PARTS * tile + w][lane / 4 + 8 * r]);
+                decay[r] = raise_max(&state.m[r], mx[r]);
+            }
+            weights<KEY_TILES>(s, state.m, weight, share);
+            share_weights<KEY_TILES>(sh, tile, part, weight, share);
+            if (page + 1 < end)
+                sy_cp_async_wait<1>();
+            else
+                sy_cp_async_wait<0>();
+            __syncthreads();
+            gather_weights<PARTS>(sh, tile, a, share);
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+                state.l[r] = fmaf(state.l[r], decay[r], quad_sum(share[r]));
+            add_values<DK, OUT_TILES>(&state, decay, a, sh->v, column);
+        } while (++page < split_end);
+        if constexpr (!ONE_SPLIT) join(&total, &state);
+    } while (page < end);
+    int r = r0 + TILE * tile, c = p.column + column;
+    if constexpr (ONE_SPLIT) {
+        if (split == 0) store_output(job, p, r, c, true, &state);
+        store_state(job, p, r, c, split, &state);
+    } else {
+        store_output(job, p, r, c, false, &total);
+    }
+}
+
+/* o = 0 for a row behind the batch's: the block's heads of it. */
+SY_DEVICE void clear_output(const attend_job &job, int64_t row, int kv_head) {
+    uint16_t *o = job.o + (row * job.heads + (int64_t)kv_head * job.group) * job.d;
+    for (int i = threadIdx.x; i < job.group * job.d; i += (int)blockDim.x)
+        o[i] = 0;
+}
+
+/* The piece of a block, which is (row, kv head, columns) with the last rows first, since they
+ * have the most pages: tokens are taken together so that they have at most max_rows query
+ * rows. False if no piece begins at the block's row. */
+template <int DK> SY_DEVICE bool find_piece(const attend_job &job, int max_rows, piece *p) {
+    constexpr int SLICES = width<DK>::SLICES;
+    int per_row = job.kv_heads * SLICES, tokens = max(max_rows / job.group, 1);
+    p->row = job.rows - 1 - (int)blockIdx.x / per_row;
+    p->kv_head = (int)blockIdx.x % per_row / SLICES;
+    p->column = (int)blockIdx.x % SLICES * width<DK>::DV;
+    p->position = job.position[p->row];
+    int span =
+        job.span_of_row[p->row]; /* loads that do not wait for each other stand together */
+    if (p->position < 0) {
+        if (p->column == 0 && blockIdx.y == 0) clear_output(job, p->row, p->kv_head);
+        return false;
+    }
+    int begin = job.span_row[span], end = job.span_row[span + 1], pages = job.page_first[span];
+    if ((p->row - begin) % tokens != 0) return false;
+    p->n = min(tokens, end - p->row) * job.group;
+    p->page = job.page + pages;
+    return true;
+}
+
+template <int DK>
+struct whole_shared
+    : attend_shared<DK, WHOLE_WARPS, WHOLE_ROWS / TILE, width<DK>::Q_KEPT ? 0 : WHOLE_ROWS> {};
+template <int DK> struct split_shared : attend_shared<DK, SPLIT_WARPS, 1, TILE> {};
+
+/* Grid: x as find_piece says. */
+template <int DK>
+static __global__ void __launch_bounds__(32 * WHOLE_WARPS, 1)
+    attend_whole(const attend_job job) {
+    static_assert(sizeof(whole_shared<DK>) <= SY_CUDA_MAX_SHARED, "shared memory");
+    SY_SHARED_STRUCT(whole_shared<DK>, sh);
+    piece p;
+    if (!find_piece<DK>(job, WHOLE_ROWS, &p)) return;
+    for (int r0 = 0; r0 < p.n; r0 += WHOLE_ROWS) {
+        int last = p.position + (min(r0 + WHOLE_ROWS, p.n) - 1) / job.group;
+        if (r0 > 0) __syncthreads();
+        if (p.n - r0 <= WHOLE_ROWS / 2)
+            walk<DK, WHOLE_WARPS, 4, false>(job, sh, p, r0, 0, last / PAGE + 1, 0);
+        else
+            walk<DK, WHOLE_WARPS, 2, false>(job, sh, p, r0, 0, last / PAGE + 1, 0);
+    }
+}
+
+/* Grid: x as find_piece says, y splits, taken in turns where a piece has more. */
+template <int DK>
+static __global__ void __launch_bounds__(32 * SPLIT_WARPS, DK > 64 ? 3 : 4)
+    attend_split(const attend_job job) {
+    static_assert(sizeof(split_shared<DK>) <= SY_CUDA_MAX_SHARED, "shared memory");
+    SY_SHARED_STRUCT(split_shared<DK>, sh);
+    piece p;
+    if (!find_piece<DK>(job, TILE, &p)) return;
+    for (int r0 = 0; r0 < p.n; r0 += TILE) {
+        int last = p.position + (min(r0 + TILE, p.n) - 1) / job.group;
+        int n_splits = split_of_page(last / PAGE) + 1;
+        for (int split = (int)blockIdx.y; split < n_splits; split += (int)gridDim.y) {
+            int end = min(split_first_page(split + 1), last / PAGE + 1);
+            if (r0 > 0 || split >= (int)gridDim.y) __syncthreads();
+            walk<DK, SPLIT_WARPS, 4, true>(job, sh, p, r0, split_first_page(split), end, split);
+        }
+    }
+}
+
+/* Grid: x (row, head); a thread has two columns. Joins the states of rows that have more than
+ * one, ascending. */
+static __global__ void __launch_bounds__(JOIN_THREADS, 4) join_splits(const attend_job job) {
+    enum { AHEAD = 8 }; /* states under way at a time */
+    int64_t row_head = blockIdx.x, stride = (int64_t)job.rows * job.heads;
+    int position = job.position[(int)blockIdx.x / job.heads], c = 2 * (int)threadIdx.x;
+    if (position < PAGE || c >= job.d) return;
+    int n_splits = split_of_page(position / PAGE) + 1;
+    float m = minus_infinity(), l = 0.0f, o0 = 0.0f, o1 = 0.0f;
+    for (int first = 0; first < n_splits; first += AHEAD) {
+        float2 state[AHEAD], value[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            int64_t at = min(first + i, n_splits - 1) * stride + row_head;
+            state[i] = job.state[at];
+            value[i] = *(const float2 *)(const void *)(job.state_o + at * job.d + c);
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            float keep, add;
+            if (first + i >= n_splits) break;
+            join_states(&m, &l, state[i].x, state[i].y, &keep, &add);
+            o0 = join_value(o0, keep, value[i].x, add);
+            o1 = join_value(o1, keep, value[i].y, add);
+        }
+    }
+    *(bf16_pair *)(void *)(job.o + row_head * job.d + c) =
+        final_pair(o0, o1, __fdividef(1.0f, l));
+}
+
+int64_t sy_cuda_attend_split_rows(const sy_limits *l) {
+    int64_t n_splits = attend_splits(l->max_context);
+    if (n_splits == 1) return 0;
+    uint64_t bytes = sy_cuda_attend_bytes(n_splits, 1, l->heads, l->head_dim);
+    int64_t rows =
+        bytes > MAX_STATE_BYTES ? 1 : (int64_t)(MAX_STATE_BYTES / sy_max((int64_t)bytes, 1));
+    return sy_min(sy_min(rows, MAX_SPLIT_ROWS), l->max_rows);
+}
+
+uint64_t
+sy_cuda_attend_bytes(int64_t n_splits, int64_t n_rows, int64_t heads, int64_t head_dim) {
+    uint64_t bytes = sizeof(float) * ((uint64_t)head_dim + 2);
+    if (!sy_mul_u64(bytes, (uint64_t)heads, &bytes) ||
+        !sy_mul_u64(bytes, (uint64_t)n_rows, &bytes) ||
+        !sy_mul_u64(bytes, (uint64_t)n_splits, &bytes))
+        return UINT64_MAX;
+    return bytes;
+}
+
+static cudaLaunchConfig_t
+config_of(const sy_cuda *cu, int64_t x, int64_t y, int threads, size_t shared) {
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3((unsigned)x, (unsigned)y);
+    config.blockDim = dim3((unsigned)threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = cu->stream;
+    return config;
+}
+
+/* Enough blocks for several on each multiprocessor, and no more turns than needed. */
+static int64_t split_blocks(const sy_cuda *cu, int64_t blocks_per_split, int64_t n_splits) {
+    int64_t wanted = 8 * sy_max(cu->properties.multiProcessorCount, 1);
+    return sy_max(sy_min(sy_ceil_div(wanted, blocks_per_split), n_splits), 1);
+}
+
+template <int DK> static sy_status launch(sy_cuda *cu, const attend_job *job, bool apart) {
+    sy_status st = SY_OK;
+    int64_t blocks = (int64_t)job->rows * job->kv_heads * width<DK>::SLICES;
+    int64_t y = split_blocks(cu, blocks, attend_splits(cu->limits.max_context));
+    cudaLaunchConfig_t whole =
+        config_of(cu, blocks, 1, 32 * WHOLE_WARPS, sizeof(whole_shared<DK>));
+    cudaLaunchConfig_t split =
+        config_of(cu, blocks, y, 32 * SPLIT_WARPS, sizeof(split_shared<DK>));
+    cudaLaunchConfig_t join =
+        config_of(cu, (int64_t)job->rows * job->heads, 1, JOIN_THREADS, 0);
+    if (!apart) return SY_CUDA(cu, cudaLaunchKernelEx(&whole, attend_whole<DK>, *job));
+    SY_TRY(SY_CUDA(cu, cudaLaunchKernelEx(&split, attend_split<DK>, *job)));
+    SY_TRY(SY_CUDA(cu, cudaLaunchKernelEx(&join, join_splits, *job)));
+done:
+    return st;
+}
+
+static sy_status launch_width(sy_cuda *cu, const attend_job *job, bool apart) {
+    if (job->d <= 32) return launch<32>(cu, job, apart);
+    if (job->d <= 64) return launch<64>(cu, job, apart);
+    if (job->d <= 96) return launch<96>(cu, job, apart);
+    if (job->d <= 128) return launch<128>(cu, job, apart);
+    if (job->d <= 192) return launch<192>(cu, job, apart);
+    return launch<256>(cu, job, apart);
+}
+
+template <int DK> static sy_status allow_shared(const sy_cuda *cu) {
+    sy_status st = SY_OK;
+    int whole = (int)sizeof(whole_shared<DK>), split = (int)sizeof(split_shared<DK>);
+    SY_TRY(
+        SY_CUDA(cu, cudaFuncSetAttribute(attend_whole<DK>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, whole)));
+    SY_TRY(
+        SY_CUDA(cu, cudaFuncSetAttribute(attend_split<DK>,
+                                         cudaFuncAttributeMaxDynamicSharedMemorySize, split)));
+done:
+    return st;
+}
+
+/* Heads wider than 128 need more shared memory than a kernel gets unasked. */
+sy_status sy_cuda_attention_prepare(sy_cuda *cu) {
+    sy_status st = SY_OK;
+    SY_TRY(allow_shared<192>(cu));
+    SY_TRY(allow_shared<256>(cu));
+done:
+    return st;
+}
+
+sy_status sy_cuda_attend(sy_backend *be,
+                         const sy_layer_spec *spec,
+                         const sy_batch *b,
+                         const void *q,
+                         const sy_kv_layer *kv,
+                         void *o,
+                         sy_stream *s) {
+    (void)s;
+    sy_cuda *cu = sy_cuda_of(be);
+    const sy_attn_spec *attn = &spec->attn;
+    const sy_cuda_step *step = &cu->step;
+    int64_t rows = step->rows_bound, n_splits = attend_splits(cu->limits.max_context);
+    bool apart = rows <= sy_cuda_attend_split_rows(&cu->limits);
+    uint64_t bytes = sy_cuda_attend_bytes(n_splits, rows, attn->heads, attn->head_dim);
+    if (rows == 0) return SY_OK;
+    if (attn->head_dim < 2 || attn->head_dim > ATTN_MAX_HEAD_DIM || attn->head_dim % 2 != 0)
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "heads of width %d; this backend takes even widths to %d",
+                       attn->head_dim, (int)ATTN_MAX_HEAD_DIM);
+    for (int i = 0; i < b->n_spans; i++) {
+        int64_t end = b->span[i].position + b->span[i].n_rows;
+        if (end > cu->limits.max_context)
+            return sy_fail(SY_ERR_INTERNAL, "attend: position %lld of a context of %lld",
+                           (long long)end - 1, (long long)cu->limits.max_context);
+    }
+    if (b->n_rows > rows || (apart && bytes > cu->scratch_bytes))
+        return sy_fail(SY_ERR_INTERNAL,
+                       "attend: %d rows in a step of %lld, %d heads of %d, but scratch was "
+                       "reserved for %d of %d",
+                       b->n_rows, (long long)rows, attn->heads, attn->head_dim,
+                       cu->limits.heads, cu->limits.head_dim);
+    attend_job job = {};
+    job.q = (const uint16_t *)q;
+    job.position = step->position;
+    job.span_of_row = step->span_of_row;
+    job.span_row = step->span_row;
+    job.page_first = step->page_first;
+    job.page = step->page;
+    job.pages = (const char *)kv->data;
+    job.page_bytes = kv->page_bytes;
+    job.o = (uint16_t *)o;
+    job.state = (float2 *)(void *)cu->scratch;
+    job.state_o = (float *)(void *)cu->scratch + 2 * n_splits * rows * attn->heads;
+    job.rows = (int)rows;
+    job.heads = attn->heads;
+    job.kv_heads = attn->kv_heads;
+    job.group = attn->heads / attn->kv_heads;
+    job.d = attn->head_dim;
+    job.scale = attn->softmax_scale * 1.44269504088896341f;
+    return launch_width(cu, &job, apart);
+}

@@ -1,0 +1,279 @@
+/* The product for few rows, bound by the memory that the weights come from. A block takes tiles of
+ * 16 outputs, each of its warps a slice of K; a lane asks for 16 (or, of many rows, 8) fragments
+ * before it looks at the first. The sums of the slices meet in shared memory. The weights stay in
+ * registers while up to 32 rows of x pass by; with more rows they are read again. */
+#include <stddef.h>
+
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/product.h"
+
+enum {
+    MAX_WARPS = 8,
+    ROWS = 8,         /* of x at a time, a group: columns of one mma */
+    WARPS_PER_SM = 16 /* that 128 registers a thread leave room for */
+};
+
+/* What one warp stages of x, and then its sums for the block. AHEAD is how many fragments a lane
+ * asks for at once; eight rows of ldmatrix meet no bank twice. */
+template <int GROUPS> struct few_shape {
+    enum { AHEAD = GROUPS == 1 ? 16 : 8, COLUMNS = AHEAD * SY_STEP_K, PITCH = COLUMNS + 8 };
+};
+template <int GROUPS> union warp_space {
+    uint16_t x[ROWS][few_shape<GROUPS>::PITCH];
+    float4 sum[GROUPS * 32];
+};
+
+template <int GROUPS> struct few_shared {
+    float4 waiting[SY_JOIN_LEVELS][GROUPS * 32]; /* leaves without their right neighbour */
+    uint4 zero;                                  /* of a row of x that is not there */
+    int32_t row[GROUPS * ROWS];
+    float share[SY_FUSED_ROWS][SY_NORM_WARPS];
+    float inverse[SY_FUSED_ROWS];
+    warp_space<GROUPS> warp[MAX_WARPS]; /* a launch asks for as many as it has warps */
+};
+static_assert(sizeof(few_shared<1>) <= 48 * 1024 && sizeof(few_shared<4>) <= 48 * 1024,
+              "more than a launch takes without asking");
+
+SY_DEVICE int warps_of_block(void) {
+    return (int)blockDim.x / 32;
+}
+
+/* Columns [k0, k0 + COLUMNS) of n <= 8 rows of x into shared memory, zero outside [lo, hi). */
+template <int COLUMNS, int PITCH>
+SY_DEVICE void stage_rows(const sy_product &p,
+                          const int32_t *row,
+                          int n,
+                          int k0,
+                          const sy_segment &s,
+                          uint16_t (*to)[PITCH]) {
+    int lane = (int)threadIdx.x % 32;
+    if (p.aligned) {
+#pragma unroll 1
+        for (int i = lane; i < n * (COLUMNS / 8); i += 32) {
+            int r = i / (COLUMNS / 8), at = i % (COLUMNS / 8) * 8, k = k0 + at;
+            bool inside = k >= s.lo && k < s.hi;
+            const uint16_t *x = inside ? p.x + (int64_t)row[r] * p.sums.k + k : p.x;
+            sy_cp_async16(&to[r][at], x, inside ? 16 : 0);
+        }
+    } else {
+#pragma unroll 1
+        for (int i = lane; i < n * COLUMNS; i += 32) {
+            int r = i / COLUMNS, at = i % COLUMNS, k = k0 + at;
+            bool inside = k >= s.lo && k < s.hi;
+            to[r][at] = inside ? p.x[(int64_t)row[r] * p.sums.k + k] : (uint16_t)0;
+        }
+    }
+    sy_cp_async_commit();
+    sy_cp_async_wait<0>();
+}
+
+/* The same of rows of float32 on their way through the norm. */
+template <int COLUMNS, int PITCH>
+SY_DEVICE void stage_raw_rows(const sy_product &p,
+                              const int32_t *row,
+                              const float *inverse,
+                              int n,
+                              int k0,
+                              const sy_segment &s,
+                              uint16_t (*to)[PITCH]) {
+    int lane = (int)threadIdx.x % 32;
+#pragma unroll 1
+    for (int r = 0; r < n; r++) {
+        const float *x = p.raw + (int64_t)row[r] * p.sums.k;
+#pragma unroll 4
+        for (int i = 0; i < COLUMNS / 32; i++) {
+            int at = 32 * i + lane, k = k0 + at;
+            bool inside = k >= s.lo && k < s.hi;
+            float value = inside ? sy_norm_value(x[k], inverse[r], p.norm[k]) : 0.0f;
+            to[r][at] = sy_float_bf16(value);
+        }
+    }
+}
+
+/* One slice for up to GROUPS * 8 rows: acc += weights times x. */
+template <int GROUPS, bool F16, bool NORM>
+SY_DEVICE void multiply_slice(const sy_product &p,
+                              few_shared<GROUPS> *sh,
+                              const uint4 *w,
+                              const sy_segment &s,
+                              int rows,
+                              float acc[GROUPS][4]) {
+    enum {
+        AHEAD = few_shape<GROUPS>::AHEAD,
+        COLUMNS = few_shape<GROUPS>::COLUMNS,
+        PITCH = few_shape<GROUPS>::PITCH
+    };
+    int lane = (int)threadIdx.x % 32;
+    uint16_t(*x)[PITCH] = sh->warp[threadIdx.x / 32].x;
+    sy_policy policy = sy_evict_first();
+#pragma unroll 1
+    for (int begin = s.begin; begin < s.end; begin += AHEAD) {
+        uint4 a[AHEAD];
+        const uint4 *from = w + (int64_t)begin * SY_FRAGMENT_LANES + lane;
+#pragma unroll
+        for (int j = 0; j < AHEAD; j++)
+            a[j] = begin + j < s.end ? sy_load_weights(from + j * SY_FRAGMENT_LANES, policy)
+                                     : make_uint4(0, 0, 0, 0);
+#pragma unroll
+        for (int group = 0; group < GROUPS; group++) {
+            int first = group * ROWS, here = min(rows - first, (int)ROWS);
+            if (here <= 0) break;
+            if (NORM)
+                stage_raw_rows<COLUMNS, PITCH>(p, sh->row, sh->inverse, here, begin * SY_STEP_K,
+                                               s, x);
+            else
+                stage_rows<COLUMNS, PITCH>(p, sh->row + first, here, begin * SY_STEP_K, s, x);
+            __syncwarp();
+            const uint16_t *own = &x[lane % 8][lane / 8 * 8];
+#pragma unroll
+            for (int j = 0; j < AHEAD; j += 2) {
+                uint32_t b[4];
+                if (begin + j >= s.end) break;
+                sy_ldmatrix_x4(b, lane % 8 < here ? (const void *)(own + j * SY_STEP_K)
+                                                  : (const void *)&sh->zero);
+                sy_multiply<F16>(acc[group], a[j], b);
+                if (begin + j + 1 < s.end) sy_multiply<F16>(acc[group], a[j + 1], b + 2);
+            }
+            __syncwarp();
+        }
+    }
+}
+
+/* Adds the sums of slices [index, index + n) to what this thread keeps of one lane's outputs and 8
+ * rows. Returns the whole sum once the last slice is in. */
+template <int GROUPS>
+SY_DEVICE float4 join_slices(const sy_sums &sums,
+                             few_shared<GROUPS> *sh,
+                             int index,
+                             int n,
+                             float4 leaf,
+                             int *waiting) {
+    int own = (int)threadIdx.x;
+    for (int i = 0; i < n; i++) {
+        float4 v = sy_load_float4(&sh->warp[i].sum[own]);
+        int at = (index + i) / sums.slices, slice = index + i - at * sums.slices;
+        if (slice == 0) leaf = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        leaf = make_float4(leaf.x + v.x, leaf.y + v.y, leaf.z + v.z, leaf.w + v.w);
+        if (slice + 1 < sums.slices || sums.n_leaves == 1) continue;
+        for (int j = sy_joins_after(at, sums.n_leaves); j > 0; j--) {
+            v = sy_load_float4(&sh->waiting[--*waiting][own]);
+            leaf = make_float4(v.x + leaf.x, v.y + leaf.y, v.z + leaf.z, v.w + leaf.w);
+        }
+        if (at + 1 < sums.n_leaves) sy_store_float4(&sh->waiting[(*waiting)++][own], leaf);
+    }
+    return leaf;
+}
+
+/* One tile for rows [row, row + rows) of the product, at most GROUPS * 8. */
+template <int GROUPS, bool F16, bool NORM>
+SY_DEVICE void multiply_tile(const sy_product &p,
+                             few_shared<GROUPS> *sh,
+                             int slot,
+                             int tile,
+                             int64_t row,
+                             int rows) {
+    int thread = (int)threadIdx.x, warp = thread / 32, warps = warps_of_block();
+    if (thread < rows)
+        sh->row[thread] = p.row == NULL ? (int32_t)row + thread : p.row[row + thread];
+    __syncthreads(); /* and the sums of the last tile have been read */
+    bool joins = thread < GROUPS * 32 && thread / 32 * ROWS < rows;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    int n = p.sums.n_leaves * p.sums.slices, waiting = 0;
+    const uint4 *w = sy_tile_of(p, slot, tile).w;
+    for (int index = 0; index < n; index += warps) {
+        if (index > 0) __syncthreads();
+        if (index + warp < n) {
+            float acc[GROUPS][4] = {};
+            multiply_slice<GROUPS, F16, NORM>(p, sh, w, sy_segment_of(p.sums, index + warp),
+                                              rows, acc);
+#pragma unroll
+            for (int group = 0; group < GROUPS; group++)
+                if (group * ROWS < rows)
+                    sy_store_float4(&sh->warp[warp].sum[group * 32 + thread % 32],
+                                    make_float4(acc[group][0], acc[group][1], acc[group][2],
+                                                acc[group][3]));
+        }
+        __syncthreads();
+        if (joins) sum = join_slices(p.sums, sh, index, min(warps, n - index), sum, &waiting);
+    }
+    if (!joins) return;
+    float v[4] = {sum.x, sum.y, sum.z, sum.w};
+    int first = thread / 32 * ROWS;
+    sy_store_outputs(p, sy_tile_of(p, slot, tile), row + first, rows - first, v);
+}
+
+/* The scales of the rows, by every block for itself; and the normed rows, by all together. */
+template <int GROUPS> SY_DEVICE void take_norms(const sy_product &p, few_shared<GROUPS> *sh) {
+    int thread = (int)threadIdx.x, warps = warps_of_block(), k = p.sums.k;
+    for (int r = 0; r < p.rows; r++) {
+        int64_t row = p.row == NULL ? r : p.row[r];
+        for (int i = thread / 32; i < SY_NORM_WARPS; i += warps) {
+            float share = sy_norm_share(p.raw + row * k, k, i);
+            if (thread % 32 == 0) sh->share[r][i] = share;
+        }
+    }
+    __syncthreads();
+    if (thread < p.rows) sh->inverse[thread] = sy_norm_inverse(sh->share[thread], k, p.eps);
+    __syncthreads();
+    if (p.xn == NULL) return;
+    for (int r = 0; r < p.rows; r++) {
+        const float *x = p.raw + (p.row == NULL ? r : p.row[r]) * (int64_t)k;
+        for (int i = (int)(blockIdx.x * blockDim.x) + thread; i < k;
+             i += (int)(gridDim.x * blockDim.x))
+            p.xn[(int64_t)r * k + i] =
+                sy_float_bf16(sy_norm_value(x[i], sh->inverse[r], p.norm[i]));
+    }
+}
+
+template <int GROUPS, bool F16, bool NORM>
+__global__ void __launch_bounds__(MAX_WARPS * 32, 2)
+    multiply_few(const __grid_constant__ sy_product p) {
+    SY_SHARED_STRUCT(few_shared<GROUPS>, sh);
+    if (threadIdx.x == 0) sh->zero = make_uint4(0, 0, 0, 0);
+    if (NORM) take_norms(p, sh);
+    int tiles = p.tile_first[p.n_matrices];
+    int tasks = tiles * (p.first == NULL ? 1 : p.active[0]);
+    for (int task = (int)blockIdx.x; task < tasks; task += (int)gridDim.x) {
+        int slot = 0, first = 0, rows = p.rows;
+        if (p.first != NULL) {
+            slot = p.active[1 + task / tiles];
+            first = p.first[slot];
+            rows = p.first[slot + 1] - first;
+        }
+        for (int r = 0; r < rows; r += GROUPS * ROWS)
+            multiply_tile<GROUPS, F16, NORM>(p, sh, slot, task % tiles, first + r,
+                                             min(rows - r, GROUPS * (int)ROWS));
+    }
+}
+
+/* As many warps as share the slices evenly, and as many as hold the sums of the rows. */
+static int warps_for(const sy_sums *sums, int groups) {
+    int slices = sums->n_leaves * sums->slices;
+    int rounds = (slices + MAX_WARPS - 1) / MAX_WARPS;
+    int warps = (slices + rounds - 1) / rounds;
+    return warps > groups ? warps : groups;
+}
+
+template <int GROUPS> static sy_status launch(sy_cuda *cu, const sy_product *p) {
+    int warps = warps_for(&p->sums, GROUPS), sms = cu->properties.multiProcessorCount;
+    int64_t tasks = (int64_t)p->tile_first[p->n_matrices] * (p->first == NULL ? 1 : p->slots);
+    int64_t resident = (int64_t)(sms > 0 ? sms : 1) * (WARPS_PER_SM / warps);
+    size_t shared =
+        offsetof(few_shared<GROUPS>, warp) + (size_t)warps * sizeof(warp_space<GROUPS>);
+    cudaLaunchConfig_t config =
+        sy_launch(cu, tasks < resident ? tasks : resident, warps * 32, shared);
+    if (GROUPS == 1 && p->raw != NULL)
+        return p->f16
+                   ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<1, true, true>, *p))
+                   : SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<1, false, true>, *p));
+    return p->f16
+               ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<GROUPS, true, false>, *p))
+               : SY_CUDA(cu,
+                         cudaLaunchKernelEx(&config, multiply_few<GROUPS, false, false>, *p));
+}
+
+sy_status sy_cuda_multiply_few(sy_cuda *cu, const sy_product *p) {
+    if (p->rows == 0 || p->tile_first[p->n_matrices] == 0) return SY_OK;
+    return p->rows <= ROWS ? launch<1>(cu, p) : launch<4>(cu, p);
+}

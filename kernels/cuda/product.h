@@ -1,0 +1,109 @@
+/* One product of packed matrices with rows of x, as its two forms take it: matrix_few.cu for a
+ * handful of rows, bound by memory, and matrix_many.cu for many, bound by arithmetic. Both give
+ * the same bits, so that the choice is the host's, by the number of rows that it expects. */
+#ifndef SY_KERNELS_CUDA_PRODUCT_H
+#define SY_KERNELS_CUDA_PRODUCT_H
+
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/fragment.h"
+
+enum { SY_PRODUCT_MATRICES = 3 };
+
+typedef enum sy_epilogue {
+    SY_STORE, /* out f32 = y */
+    SY_ADD,   /* out f32 += y */
+    SY_SWIGLU /* out bf16 = silu(gate) * up */
+} sy_epilogue;
+
+typedef struct sy_product {
+    /* The matrices share k and dtype; their tiles are counted through. */
+    int n_matrices;
+    bool f16;
+    int tile_first[SY_PRODUCT_MATRICES + 1];
+    const uint4 *w[SY_PRODUCT_MATRICES];
+    int64_t n[SY_PRODUCT_MATRICES]; /* outputs of one part */
+    void *out[SY_PRODUCT_MATRICES]; /* [rows, ld] */
+    int64_t ld[SY_PRODUCT_MATRICES];
+    sy_epilogue epilogue;
+    sy_sums sums;
+
+    /* Row p of the product reads row row[p] of x [., k], or row p if row is NULL. */
+    const uint16_t *x; /* bf16 */
+    bool aligned;      /* x may be read 16 bytes at a time, and leaves end at multiples of 8 */
+    const int32_t *row;
+
+    /* In place of x, for at most SY_FUSED_ROWS rows and the form for few: rows whose RMS norm is
+     * taken on the way, and stored in xn [rows, k] unless that is NULL. */
+    const float *raw, *norm;
+    float eps;
+    uint16_t *xn;
+
+    /* Rows [0, rows); or grouped by slots whose matrices lie stride units of 16 bytes apart, as
+     * sy_device_rows says, `rows` and `slots` being upper bounds of rows and of slots in use. */
+    int rows, slots;
+    const int32_t *first, *active;
+    int64_t stride;
+} sy_product;
+
+enum { SY_FUSED_ROWS = 4 };
+
+/* One tile of 16 outputs: which matrix it belongs to, and where. */
+typedef struct sy_tile {
+    const uint4 *w; /* its first fragment, of lane 0 */
+    void *out;
+    int64_t ld, n;
+    int64_t tile; /* within the matrix */
+} sy_tile;
+
+SY_DEVICE sy_tile sy_tile_of(const sy_product &p, int slot, int tile) {
+    sy_tile out = {p.w[0], p.out[0], p.ld[0], p.n[0], tile};
+#pragma unroll
+    for (int i = 1; i < SY_PRODUCT_MATRICES; i++)
+        if (i < p.n_matrices && tile >= p.tile_first[i])
+            out = {p.w[i], p.out[i], p.ld[i], p.n[i], tile - p.tile_first[i]};
+    out.w += slot * p.stride + out.tile * p.sums.steps * SY_FRAGMENT_LANES;
+    return out;
+}
+
+/* silu(gate) * up; the exponential is the device's, good to 2^-22. */
+SY_DEVICE float sy_swiglu(float gate, float up) {
+    return gate / (1.0f + sy_exp2(gate * -1.44269504088896341f)) * up;
+}
+
+/* Stores what a lane holds of a tile and 8 rows (operand C of the mma): outputs g and g + 8 of
+ * rows 2 t and 2 t + 1. `row` is the first of the eight, of which `rows` are there. */
+SY_DEVICE void sy_store_outputs(const sy_product &p,
+                                const sy_tile &tile,
+                                int64_t row,
+                                int rows,
+                                const float v[4]) {
+    int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (2 * t + i >= rows) continue;
+        int64_t at = (row + 2 * t + i) * tile.ld;
+        if (p.epilogue == SY_SWIGLU) {
+            int64_t n = tile.tile * (SY_TILE_N / 2) + g;
+            if (n < tile.n)
+                ((uint16_t *)tile.out)[at + n] = sy_float_bf16(sy_swiglu(v[i], v[i + 2]));
+            continue;
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int64_t n = tile.tile * SY_TILE_N + g + 8 * half;
+            if (n >= tile.n) continue;
+            float *out = (float *)tile.out + at + n;
+            *out = p.epilogue == SY_ADD ? *out + v[i + 2 * half] : v[i + 2 * half];
+        }
+    }
+}
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+sy_status sy_cuda_multiply_few(sy_cuda *cu, const sy_product *p);
+sy_status sy_cuda_multiply_many(sy_cuda *cu, const sy_product *p);
+#ifdef __cplusplus
+}
+#endif
+#endif
