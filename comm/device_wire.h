@@ -45,6 +45,8 @@ struct sy_device_wire {
     const sy_device_wire_ops *ops;
     int64_t calls; /* made on this rank; and replayed steps: together how far this rank is */
     int64_t steps;
+    const uint64_t
+        *passed; /* on the device: how often rows of recorded steps have come; or NULL */
 };
 
 /* Collective: the wire for a device backend. SY_ERR_UNSUPPORTED in a program without NCCL. */

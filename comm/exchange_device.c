@@ -271,6 +271,7 @@ sy_status sy_device_form_connect(sy_exchange *ex, sy_device_wire *wire) {
     if (sy_comm_size(ex->comm) == 1) return SY_OK;
     if (wire == NULL)
         SY_TRY(sy_device_wire_open(ex->comm, ex->be, deadline_of(ex), &ex->device->wire));
+    ex->device->wire->passed = ex->device->passed;
     SY_TRY(warm_up(ex));
 done:
     return st;

@@ -35,6 +35,8 @@ struct sy_device_form {
     sy_device_placement *placement; /* [L], tables on the device */
     int32_t *homes;                 /* all those tables */
     uint64_t homes_bytes;
+    uint64_t
+        *passed; /* on the device, behind the tables: how often other ranks' rows have come */
     sy_device_rows rows; /* what dispatch_end hands out */
     sy_device_round round;
     char *block; /* what `round` points to */

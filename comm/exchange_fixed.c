@@ -33,6 +33,7 @@ static void carve(sy_exchange *ex) {
                                  .segments = ex->size.segments,
                                  .top_k = ex->shape.top_k,
                                  .hidden = ex->shape.hidden,
+                                 .passed = f->passed,
                                  .x = take(&at, z->x),
                                  .expert = take(&at, z->choice),
                                  .weight = take(&at, z->choice),
@@ -58,8 +59,10 @@ static sy_status upload_placement(sy_exchange *ex) {
     uint64_t words = 0, at = 0;
     for (uint64_t l = 0; l < layers_of(ex); l++)
         words += home_words(&ex->shape.placement->layer[l]);
-    f->homes_bytes = words * sizeof(int32_t);
+    words += words % 2;
+    f->homes_bytes = words * sizeof(int32_t) + sizeof *f->passed;
     SY_TRY(be->ops->alloc(be, &f->homes, f->homes_bytes, "the experts' homes"));
+    f->passed = (uint64_t *)(void *)(f->homes + words);
     for (uint64_t l = 0; l < layers_of(ex); l++) {
         const sy_placement_layer *p = &ex->shape.placement->layer[l];
         if (p->n_experts == 0) continue;

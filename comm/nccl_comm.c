@@ -19,6 +19,8 @@ enum { EVENTS = 256 };
 enum { ARM_HANG_FIXED = 22903 };
 /* Seconds for the others to say where they are, and for an orderly end. */
 static const double roll_seconds = 2.0, end_seconds = 2.0;
+/* Seconds for a device whose steps hang to tell how far it has come. */
+static const double look_seconds = 0.5;
 
 typedef struct nccl_wire {
     sy_device_wire base;
@@ -35,6 +37,8 @@ typedef struct nccl_wire {
     int64_t event_call[EVENTS]; /* the call that it stands behind; 0: none */
     int64_t n_events;
     int64_t done; /* calls known to be done */
+    cudaStream_t side_stream;
+    uint64_t *passed; /* pinned: a copy of base.passed */
 } nccl_wire;
 
 static nccl_wire *of(sy_device_wire *wire) {
@@ -55,6 +59,25 @@ static void look_at_device(nccl_wire *w) {
         break;
     }
     (void)cudaGetLastError(); /* "not ready" is no error to keep */
+}
+
+/* How far the device is in recorded steps, whose calls have no events. By a stream of its own:
+ * that of the steps stands still. A device that does not even answer this has come nowhere. */
+static int64_t look_into_steps(nccl_wire *w) {
+    int64_t until = sy_now_ns() + (int64_t)(look_seconds * 1e9);
+    if (w->base.passed == NULL || w->passed == NULL) return 0;
+    if (cudaMemcpyAsync(w->passed, w->base.passed, sizeof *w->passed, cudaMemcpyDeviceToHost,
+                        w->side_stream) != cudaSuccess)
+        return 0;
+    while (cudaStreamQuery(w->side_stream) == cudaErrorNotReady) {
+        if (sy_now_ns() > until) {
+            w->passed =
+                NULL; /* the copy may still come: the page is left to the process's end */
+            return 0;
+        }
+        sy_sleep_ns(100000);
+    }
+    return (int64_t)*w->passed;
 }
 
 static void show(nccl_wire *w) {
@@ -132,6 +155,7 @@ static sy_status give_up(nccl_wire *w, const char *why, bool quiet) {
         abort_nccl(w);
         return sy_fail(SY_ERR_PEER, "%s", why);
     }
+    sy_roll_show_passed(w->roll, look_into_steps(w));
     sy_roll_call(w->roll, roll_seconds, who, sizeof who);
     abort_nccl(w);
     return sy_fail(SY_ERR_PEER, "%s: %s", why, who);
@@ -260,6 +284,8 @@ static void nccl_destroy(sy_device_wire *wire) {
     end_nccl(w);
     for (int i = 0; i < EVENTS; i++)
         if (w->event[i] != NULL) cudaEventDestroy(w->event[i]);
+    if (w->passed != NULL) cudaFreeHost(w->passed);
+    if (w->side_stream != NULL) cudaStreamDestroy(w->side_stream);
     if (w->log_open) sy_nccl_log_close(&w->log);
     sy_roll_destroy(w->roll);
     sy_mem_free(w, sizeof *w);
@@ -303,6 +329,12 @@ static sy_status prepare(nccl_wire *w) {
         if (error != cudaSuccess)
             SY_FAIL(SY_ERR_DEVICE, "events for NCCL: %s", cudaGetErrorString(error));
     }
+    cudaError_t error = cudaStreamCreateWithFlags(&w->side_stream, cudaStreamNonBlocking);
+    if (error == cudaSuccess)
+        error = cudaHostAlloc((void **)&w->passed, sizeof *w->passed, cudaHostAllocDefault);
+    if (error != cudaSuccess)
+        SY_FAIL(error == cudaErrorMemoryAllocation ? SY_ERR_MEMORY : SY_ERR_DEVICE,
+                "a stream to look at NCCL's: %s", cudaGetErrorString(error));
 done:
     return st;
 }

@@ -9,6 +9,7 @@
 
 typedef struct standing {
     int64_t made, done; /* -1: not known */
+    int64_t passed;     /* within recorded steps */
 } standing;
 
 /* What ranks tell each other. A message that nobody took may turn up in a later communicator that
@@ -21,8 +22,8 @@ typedef struct announcement {
 struct sy_roll {
     sy_comm *comm;
     int tag;
-    sy_page
-        *page; /* NULL: not on this host. Of a slot, `progress` is made and `beat` is done. */
+    sy_page *page; /* NULL: not on this host. Of a slot, `progress` is made, `beat` is done and
+                * phase[0] is passed. */
     uint64_t page_bytes;
     int *position;      /* [R] */
     announcement mine;  /* must stay while a send may be under way */
@@ -90,11 +91,19 @@ void sy_roll_destroy(sy_roll *roll) {
 }
 
 void sy_roll_show(sy_roll *roll, int64_t made, int64_t done) {
-    roll->mine.standing = (standing){made, done};
+    roll->mine.standing.made = made;
+    roll->mine.standing.done = done;
     if (roll->page == NULL) return;
     sy_slot *slot = &roll->page->slot[roll->position[sy_comm_rank(roll->comm)]];
     atomic_store_explicit(&slot->progress, (uint64_t)made, memory_order_relaxed);
     atomic_store_explicit(&slot->beat, (uint64_t)done, memory_order_relaxed);
+}
+
+void sy_roll_show_passed(sy_roll *roll, int64_t passed) {
+    roll->mine.standing.passed = passed;
+    if (roll->page == NULL) return;
+    sy_slot *slot = &roll->page->slot[roll->position[sy_comm_rank(roll->comm)]];
+    atomic_store_explicit(&slot->phase[0], (uint64_t)passed, memory_order_relaxed);
 }
 
 static void tell_all(sy_roll *roll) {
@@ -143,17 +152,28 @@ static void hear_all(sy_roll *roll, double seconds) {
 static void look_up_silent(sy_roll *roll) {
     for (int r = 0; r < sy_comm_size(roll->comm); r++) {
         if (roll->answered[r]) continue;
-        roll->all[r] = (standing){-1, -1};
+        roll->all[r] = (standing){-1, -1, 0};
         if (roll->page == NULL || roll->position[r] < 0) continue;
         sy_slot *slot = &roll->page->slot[roll->position[r]];
         roll->all[r].made =
             (int64_t)atomic_load_explicit(&slot->progress, memory_order_relaxed);
         roll->all[r].done = (int64_t)atomic_load_explicit(&slot->beat, memory_order_relaxed);
+        roll->all[r].passed =
+            (int64_t)atomic_load_explicit(&slot->phase[0], memory_order_relaxed);
     }
 }
 
 static bool behind(standing a, standing b) {
-    return a.made < b.made || (a.made == b.made && a.done < b.done);
+    if (a.made != b.made) return a.made < b.made;
+    return a.done != b.done ? a.done < b.done : a.passed < b.passed;
+}
+
+/* Of several other ranks nobody is known to wait. */
+static bool alone(const sy_roll *roll) {
+    int me = sy_comm_rank(roll->comm), size = sy_comm_size(roll->comm);
+    for (int r = 0; r < size; r++)
+        if (r != me && roll->all[r].made >= 0) return false;
+    return size > 2;
 }
 
 static void describe(const sy_roll *roll, char *text, size_t size) {
@@ -165,7 +185,15 @@ static void describe(const sy_roll *roll, char *text, size_t size) {
     const standing *l = &roll->all[last], *f = &roll->all[first];
     const char *host = sy_comm_host_name(roll->comm, last);
     const char *silent = roll->answered[last] ? "" : " and does not answer";
-    if (l->made < 0)
+    if (alone(roll)) {
+        int me = sy_comm_rank(roll->comm);
+        const standing *mine = &roll->mine.standing;
+        snprintf(text, size,
+                 "the device of rank %d on host %s is behind: it has done %lld exchanges of "
+                 "%lld, and no other rank waits for rows",
+                 me, sy_comm_host_name(roll->comm, me), (long long)mine->done,
+                 (long long)mine->made);
+    } else if (l->made < 0)
         snprintf(text, size, "rank %d on host %s does not answer", last, host);
     else if (l->made < f->made)
         snprintf(text, size,
@@ -178,6 +206,12 @@ static void describe(const sy_roll *roll, char *text, size_t size) {
                  "%lld, rank %d's %lld",
                  last, host, silent, (long long)l->done, (long long)l->made, first,
                  (long long)f->done);
+    else if (l->passed < f->passed)
+        snprintf(
+            text, size,
+            "the device of rank %d on host %s is behind%s: within recorded steps rows have "
+            "come to it %lld times, to rank %d's %lld times",
+            last, host, silent, (long long)l->passed, first, (long long)f->passed);
     else
         snprintf(
             text, size,

@@ -3,7 +3,9 @@
  * Ranks make the same calls in the same order. Each shows how many it has made and how many of
  * them its device has done: on a page that the ranks of a host share, and, once one of them has
  * given up, by a message to all. Who made the fewest is behind; among equals, whose device did
- * the fewest. A rank of another host that does not answer is behind all others. */
+ * the fewest, and among these, whose device has come least far in a recorded step. A rank of
+ * another host that does not answer is behind all others; but if of several none answers, they
+ * have gone on, and this rank, the only one to wait for its device, is behind. */
 #ifndef SY_COMM_ROLL_CALL_H
 #define SY_COMM_ROLL_CALL_H
 
@@ -22,6 +24,9 @@ void sy_roll_destroy(sy_roll *roll); /* local; NULL is fine */
 
 /* Local and cheap. */
 void sy_roll_show(sy_roll *roll, int64_t made, int64_t done);
+/* And how often other ranks' rows have come to the device within recorded steps, whose calls are
+ * not counted one by one; before sy_roll_call. */
+void sy_roll_show_passed(sy_roll *roll, int64_t passed);
 /* Whether another rank has given up: then this one is to do so, by sy_roll_call. */
 bool sy_roll_called(sy_roll *roll);
 /* Once: tells all, hears all for at most `seconds`, and describes who is behind. */

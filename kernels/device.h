@@ -50,6 +50,7 @@ typedef struct sy_device_round {
     const float *received; /* [R, C, S, H]: block r came from rank r */
     const float *shared;   /* [C, H] or NULL */
     float *residual;       /* [C, H] f32: += */
+    uint64_t *passed; /* += 1 by plan and by home_sums: other ranks' rows have come; or NULL */
 } sy_device_round;
 
 /* What a step's launches were recorded as. */

@@ -18,7 +18,7 @@ enum { EMULATED = 1 };
 enum { EMULATED = 0 };
 #endif
 
-enum { MOST_DEVICES = 64, NAME_BYTES = 128 };
+enum { MOST_DEVICES = 64, NAME_BYTES = 128, REASON_BYTES = 256 };
 
 /* What a rank tells the others: its devices in the order in which it would take them. */
 typedef struct offer {
@@ -50,6 +50,10 @@ static void find_devices(offer *out) {
 static sy_status open_cuda(sy_dtype act, int device, sy_backend **out) {
     return sy_cuda_open(act, device, out);
 }
+
+static sy_status set_fast(sy_backend *be, bool fast) {
+    return sy_cuda_set_fast(be, fast);
+}
 #else
 static void find_devices(offer *out) {
     out->n = 0;
@@ -62,6 +66,12 @@ static sy_status open_cuda(sy_dtype act, int device, sy_backend **out) {
     (void)act;
     (void)device;
     *out = NULL;
+    return sy_fail(SY_ERR_INTERNAL, "no CUDA in this program");
+}
+
+static sy_status set_fast(sy_backend *be, bool fast) {
+    (void)be;
+    (void)fast;
     return sy_fail(SY_ERR_INTERNAL, "no CUDA in this program");
 }
 #endif
@@ -100,6 +110,33 @@ done:
     return st;
 }
 
+/* Fast numerics has cuBLAS make the dense products of large steps, on all ranks or on none. */
+static sy_status choose_products(const sy_options *options, sy_comm *comm, sy_backend *be) {
+    sy_status st;
+    int R = sy_comm_size(comm), without = -1;
+    char mine[REASON_BYTES] = "", (*all)[REASON_BYTES] = NULL;
+    if (strcmp(options->numerics, "exact") == 0) return SY_OK;
+    st = set_fast(be, true);
+    if (st == SY_ERR_UNSUPPORTED) {
+        strncpy(mine, sy_last_error(), sizeof mine - 1);
+        st = SY_OK;
+    }
+    if (st == SY_OK && (all = calloc((size_t)R, sizeof *all)) == NULL)
+        st = sy_fail(SY_ERR_MEMORY, "no memory for what the ranks say of cuBLAS");
+    SY_TRY(sy_comm_agree(comm, st));
+    SY_TRY(sy_comm_all_gather(comm, mine, sizeof mine, all));
+    for (int r = R - 1; r >= 0; r--)
+        if (all[r][0] != '\0') without = r;
+    if (without < 0) goto done;
+    SY_TRY(set_fast(be, false));
+    if (sy_comm_rank(comm) == 0)
+        SY_WARN("dense products stay with switchyard's own kernels: rank %d: %s", without,
+                all[without]);
+done:
+    free(all);
+    return st;
+}
+
 static sy_status open_on_device(const sy_options *options,
                                 sy_comm *comm,
                                 const offer *offers,
@@ -108,6 +145,7 @@ static sy_status open_on_device(const sy_options *options,
     int device = choose_device(comm, offers, sy_comm_rank(comm));
     SY_TRY(sy_comm_agree(comm, open_cuda(activations(options), device, out)));
     SY_TRY(compare_names(comm, *out));
+    SY_TRY(choose_products(options, comm, *out));
 done:
     return st;
 }

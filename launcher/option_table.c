@@ -167,7 +167,8 @@ const sy_option sy_option_table[] = {
     {.name = "deadline", .argument = "SECONDS", .kind = SY_OPTION_REAL,
      .offset = FIELD(deadline), .commands = "@parallel", .initial = "10", .min = 0,
      .max = 86400,
-     .help = "a rank that is silent for longer is taken for dead; 0: never"},
+     .help = "a rank that is silent for longer is taken for dead, and rows between GPUs for "
+             "lost after 12 times that; 0: never"},
     {.name = "start-limit", .argument = "SECONDS", .kind = SY_OPTION_REAL,
      .offset = FIELD(start_limit), .commands = "@parallel", .initial = "60", .min = 0.1,
      .max = 86400, .front_end = true,

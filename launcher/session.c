@@ -1,5 +1,6 @@
 #include "launcher/session.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,8 @@
 /* Seconds that a single advance of the main thread may take while the others wait for it. A rank
  * that swaps or reads from a slow disk is alive, so these are far above anything healthy. */
 enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
+/* Deadlines after which an exchange between devices that all ranks wait for has failed. */
+enum { EXCHANGE_DEADLINES = 12 };
 
 /* A healthy rank on a busy machine may well be silent for a few tenths of a second. */
 #define SHORTEST_DEADLINE 0.5
@@ -24,6 +27,14 @@ enum { LOAD_LIMIT = 600, STEP_LIMIT = 600 };
 static int choose_threads(const sy_session *s) {
     if (s->options->threads > 0) return s->options->threads;
     return (int)sy_max(1, sy_cores_available() / sy_comm_machine_size(s->comm, s->rank));
+}
+
+static sy_status check_numerics(const sy_session *s) {
+    if (s->be->ops->device != NULL && sy_session_combine(s->options) == SY_COMBINE_REDUCED_BF16)
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "--numerics fast-bf16 is for --device cpu: sums travel between devices "
+                       "as float32 (--numerics fast)");
+    return SY_OK;
 }
 
 sy_status sy_session_open(const sy_options *options, sy_session *s) {
@@ -47,6 +58,7 @@ sy_status sy_session_open(const sy_options *options, sy_session *s) {
     SY_TRY(sy_comm_agree(s->comm,
                          sy_pool_create(s->n_threads, sy_comm_may_spin(s->comm), &s->pool)));
     SY_TRY(sy_device_open(options, s->comm, s->pool, &s->be));
+    SY_TRY(sy_comm_agree(s->comm, check_numerics(s)));
     if (s->be->ops->device != NULL && s->rank == 0)
         SY_INFO("device   %s", sy_device_describe(s->be));
     SY_DEBUG("%d ranks on %d hosts, %d threads each, %s kernels", s->n_ranks,
@@ -217,6 +229,12 @@ static sy_memory_left memory_left(const sy_session *s) {
     return left;
 }
 
+/* Seconds that rows on their way between devices may take: far more than a healthy step, since all
+ * ranks are alive while this clock runs. The default deadline gives two minutes. */
+static double exchange_deadline(const sy_options *o) {
+    return o->deadline > 0 ? EXCHANGE_DEADLINES * o->deadline : (double)INFINITY;
+}
+
 sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
     sy_status st = SY_OK;
     sy_load_report report = {0};
@@ -232,6 +250,7 @@ sy_status sy_session_engine(sy_session *s, sy_engine_options wish) {
                              .spec = s->spec,
                              .placement = s->placement};
     wish.no_graphs = s->options->no_graphs;
+    wish.exchange_deadline = exchange_deadline(s->options);
     SY_TRY(sy_budget_fit(&parts, s->checkpoint, memory_left(s), &wish, &s->budget));
     sy_progress_phase(s->live, "reading weights", LOAD_LIMIT);
     st = load_weights(s, &report);

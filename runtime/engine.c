@@ -88,7 +88,8 @@ static sy_exchange_shape exchange_shape(const sy_engine_parts *p, const sy_engin
                                .combine = o->combine,
                                .device = p->be->ops->device != NULL,
                                .placement = p->placement,
-                               .max_capacity = capacity_of(p, o)};
+                               .max_capacity = capacity_of(p, o),
+                               .deadline = o->exchange_deadline};
     for (int l = 0; l < p->spec->n_layers; l++) {
         const sy_ffn_spec *f = &p->spec->layer[l].ffn;
         shape.top_k = (int)sy_max(shape.top_k, f->top_k);

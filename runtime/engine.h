@@ -33,9 +33,10 @@ typedef struct sy_engine_options {
     int64_t max_outputs; /* rows of logits a rank makes in a step, >= per_rank */
     int64_t n_valid;     /* ids below this exist in the tokenizer and may be sampled */
     sy_combine_mode combine;
-    bool ignore_eos;  /* benchmarks run to max_tokens */
-    bool hash_logits; /* sy_token.logits_hash is computed */
-    bool no_graphs;   /* on a device: launch by launch, never a recorded step */
+    bool ignore_eos;          /* benchmarks run to max_tokens */
+    bool hash_logits;         /* sy_token.logits_hash is computed */
+    bool no_graphs;           /* on a device: launch by launch, never a recorded step */
+    double exchange_deadline; /* of a wait for other ranks' rows, see sy_exchange_shape */
 } sy_engine_options;
 
 /* Device bytes an engine needs on this rank besides the weights; UINT64_MAX on overflow. */

@@ -5,7 +5,7 @@
 # timeout: 900, labels: cuda
 set -euo pipefail
 program=$SY_TEST_PROGRAMS/same_bits
-cases=${SAME_BITS_CASES:-6}
+cases=${SAME_BITS_CASES:-4}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 status=0

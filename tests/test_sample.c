@@ -27,9 +27,9 @@ static int32_t sample_one(sy_backend *be,
                           int64_t n_valid,
                           const float *logits,
                           sy_sample_params p) {
-    int32_t token = -1;
+    int32_t token = -2; /* as long as nothing is written */
     assert_int_equal(be->ops->sample(be, 1, vocab, n_valid, logits, &p, &token, NULL), SY_OK);
-    if (token < 0 || token >= n_valid) fail_msg("token %d of %lld", token, (long long)n_valid);
+    if (token < -1 || token >= n_valid) fail_msg("token %d of %lld", token, (long long)n_valid);
     return token;
 }
 

@@ -256,3 +256,8 @@ void sy_cuda_attention_scratch(const sy_cuda *cu, const sy_limits *l, uint64_t *
                                            sy_cuda_attend_split_rows(l), l->heads, l->head_dim);
     if (states > *bytes) *bytes = states;
 }
+
+/* One for each piece that a split step can have: its first row, and a kv head. */
+uint64_t sy_cuda_attention_counters(const sy_limits *l) {
+    return (uint64_t)sy_cuda_attend_split_rows(l) * (uint64_t)l->kv_heads * sizeof(int32_t);
+}

@@ -9,8 +9,9 @@
  * and the state (m, l, o) of a split is joined to those before it by join_states. Both forms
  * do just this, so they give equal bits:
  *
- *     few rows   one block per (tile, kv head, split): states go to scratch, and a second
- *                kernel joins them. Bound by memory: a page passes once through shared memory.
+ *     few rows   one block per (tile, kv head, split): states go to scratch, and the block
+ *                that is done last joins them. Bound by memory: a page passes once through
+ *                shared memory.
  *     many rows  one block per (64 query rows, kv head) walks all splits and joins in
  *                registers.
  *
@@ -174,7 +175,69 @@ static __global__ void __launch_bounds__(32 * WHOLE_WARPS, 1)
     }
 }
 
-/* Grid: x as find_piece says, y splits, taken in turns where a piece has more. */
+/* True in the last of the piece's blocks to get here; it sees what the others have written.
+ * The count is 0 again when the launch ends. */
+SY_DEVICE bool last_to_arrive(const attend_job &job, const piece &p, int blocks) {
+    int32_t *arrived = job.arrived + (int64_t)p.row * job.kv_heads + p.kv_head;
+    int last = 0;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(arrived, 1) == blocks - 1;
+        if (last) *arrived = 0;
+    }
+    if (!__syncthreads_or(last)) return false;
+    __threadfence();
+    return true;
+}
+
+/* Joins the states of the piece's rows that have more than one, ascending. A thread takes the
+ * columns {c, c + 1} and {c2, c2 + 1} of a row; where the row's pairs are odd, the last thread
+ * has c2 = c. */
+SY_DEVICE void join_splits(const attend_job &job, const piece &p) {
+    enum { AHEAD = 8 }; /* states under way at a time */
+    int64_t stride = (int64_t)job.rows * job.heads;
+    int per_row = (job.d / 2 + 1) / 2;
+#pragma unroll 1
+    for (int item = threadIdx.x; item < p.n * per_row; item += 32 * SPLIT_WARPS) {
+        int r = item / per_row, c = 2 * (item % per_row);
+        int c2 = c + 2 * per_row < job.d ? c + 2 * per_row : c;
+        int n_splits = split_of_page((p.position + r / job.group) / PAGE) + 1;
+        if (n_splits == 1) continue;
+        int64_t row_head = query_number(job, p, r);
+        float m = minus_infinity(), l = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+        for (int first = 0; first < n_splits; first += AHEAD) {
+            float2 state[AHEAD], value[AHEAD][2];
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                int64_t at = min(first + i, n_splits - 1) * stride + row_head;
+                const float *from = job.state_o + at * job.d;
+                state[i] = job.state[at];
+                value[i][0] = *(const float2 *)(const void *)(from + c);
+                value[i][1] = *(const float2 *)(const void *)(from + c2);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++) {
+                float keep, add;
+                if (first + i >= n_splits) break;
+                join_states(&m, &l, state[i].x, state[i].y, &keep, &add);
+                for (int j = 0; j < 2; j++) {
+                    o[2 * j] = join_value(o[2 * j], keep, value[i][j].x, add);
+                    o[2 * j + 1] = join_value(o[2 * j + 1], keep, value[i][j].y, add);
+                }
+            }
+        }
+        float inverse = __fdividef(1.0f, l);
+        uint16_t *to = job.o + row_head * job.d;
+        *(bf16_pair *)(void *)(to + c) = final_pair(o[0], o[1], inverse);
+        *(bf16_pair *)(void *)(to + c2) = final_pair(o[2], o[3], inverse);
+    }
+}
+
+/* Grid: x as find_piece says, y splits, taken in turns where a piece has more. A piece of several
+ * tiles is one token with more than 16 heads to a kv head, so all its rows have the same splits.
+ * A block without a split does not arrive. */
 template <int DK>
 static __global__ void __launch_bounds__(32 * SPLIT_WARPS, DK > 64 ? 3 : 4)
     attend_split(const attend_job job) {
@@ -182,45 +245,17 @@ static __global__ void __launch_bounds__(32 * SPLIT_WARPS, DK > 64 ? 3 : 4)
     SY_SHARED_STRUCT(split_shared<DK>, sh);
     piece p;
     if (!find_piece<DK>(job, TILE, &p)) return;
+    int last = p.position + (p.n - 1) / job.group, n_splits = split_of_page(last / PAGE) + 1;
+    if ((int)blockIdx.y >= n_splits) return;
     for (int r0 = 0; r0 < p.n; r0 += TILE) {
-        int last = p.position + (min(r0 + TILE, p.n) - 1) / job.group;
-        int n_splits = split_of_page(last / PAGE) + 1;
         for (int split = (int)blockIdx.y; split < n_splits; split += (int)gridDim.y) {
             int end = min(split_first_page(split + 1), last / PAGE + 1);
             if (r0 > 0 || split >= (int)gridDim.y) __syncthreads();
             walk<DK, SPLIT_WARPS, 4, true>(job, sh, p, r0, split_first_page(split), end, split);
         }
     }
-}
-
-/* Grid: x (row, head); a thread has two columns. Joins the states of rows that have more than
- * one, ascending. */
-static __global__ void __launch_bounds__(JOIN_THREADS, 4) join_splits(const attend_job job) {
-    enum { AHEAD = 8 }; /* states under way at a time */
-    int64_t row_head = blockIdx.x, stride = (int64_t)job.rows * job.heads;
-    int position = job.position[(int)blockIdx.x / job.heads], c = 2 * (int)threadIdx.x;
-    if (position < PAGE || c >= job.d) return;
-    int n_splits = split_of_page(position / PAGE) + 1;
-    float m = minus_infinity(), l = 0.0f, o0 = 0.0f, o1 = 0.0f;
-    for (int first = 0; first < n_splits; first += AHEAD) {
-        float2 state[AHEAD], value[AHEAD];
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            int64_t at = min(first + i, n_splits - 1) * stride + row_head;
-            state[i] = job.state[at];
-            value[i] = *(const float2 *)(const void *)(job.state_o + at * job.d + c);
-        }
-#pragma unroll
-        for (int i = 0; i < AHEAD; i++) {
-            float keep, add;
-            if (first + i >= n_splits) break;
-            join_states(&m, &l, state[i].x, state[i].y, &keep, &add);
-            o0 = join_value(o0, keep, value[i].x, add);
-            o1 = join_value(o1, keep, value[i].y, add);
-        }
-    }
-    *(bf16_pair *)(void *)(job.o + row_head * job.d + c) =
-        final_pair(o0, o1, __fdividef(1.0f, l));
+    int blocks = width<DK>::SLICES * min(n_splits, (int)gridDim.y); /* for all columns */
+    if (n_splits > 1 && last_to_arrive(job, p, blocks)) join_splits(job, p);
 }
 
 int64_t sy_cuda_attend_split_rows(const sy_limits *l) {
@@ -259,20 +294,14 @@ static int64_t split_blocks(const sy_cuda *cu, int64_t blocks_per_split, int64_t
 }
 
 template <int DK> static sy_status launch(sy_cuda *cu, const attend_job *job, bool apart) {
-    sy_status st = SY_OK;
     int64_t blocks = (int64_t)job->rows * job->kv_heads * width<DK>::SLICES;
     int64_t y = split_blocks(cu, blocks, attend_splits(cu->limits.max_context));
     cudaLaunchConfig_t whole =
         config_of(cu, blocks, 1, 32 * WHOLE_WARPS, sizeof(whole_shared<DK>));
     cudaLaunchConfig_t split =
         config_of(cu, blocks, y, 32 * SPLIT_WARPS, sizeof(split_shared<DK>));
-    cudaLaunchConfig_t join =
-        config_of(cu, (int64_t)job->rows * job->heads, 1, JOIN_THREADS, 0);
     if (!apart) return SY_CUDA(cu, cudaLaunchKernelEx(&whole, attend_whole<DK>, *job));
-    SY_TRY(SY_CUDA(cu, cudaLaunchKernelEx(&split, attend_split<DK>, *job)));
-    SY_TRY(SY_CUDA(cu, cudaLaunchKernelEx(&join, join_splits, *job)));
-done:
-    return st;
+    return SY_CUDA(cu, cudaLaunchKernelEx(&split, attend_split<DK>, *job));
 }
 
 static sy_status launch_width(sy_cuda *cu, const attend_job *job, bool apart) {
@@ -320,6 +349,7 @@ sy_status sy_cuda_attend(sy_backend *be,
     int64_t rows = step->rows_bound, n_splits = attend_splits(cu->limits.max_context);
     bool apart = rows <= sy_cuda_attend_split_rows(&cu->limits);
     uint64_t bytes = sy_cuda_attend_bytes(n_splits, rows, attn->heads, attn->head_dim);
+    uint64_t counters = (uint64_t)rows * (uint64_t)attn->kv_heads * sizeof *cu->attend_counter;
     if (rows == 0) return SY_OK;
     if (attn->head_dim < 2 || attn->head_dim > ATTN_MAX_HEAD_DIM || attn->head_dim % 2 != 0)
         return sy_fail(SY_ERR_UNSUPPORTED,
@@ -331,12 +361,13 @@ sy_status sy_cuda_attend(sy_backend *be,
             return sy_fail(SY_ERR_INTERNAL, "attend: position %lld of a context of %lld",
                            (long long)end - 1, (long long)cu->limits.max_context);
     }
-    if (b->n_rows > rows || (apart && bytes > cu->scratch_bytes))
+    if (b->n_rows > rows ||
+        (apart && (bytes > cu->scratch_bytes || counters > cu->attend_counter_bytes)))
         return sy_fail(SY_ERR_INTERNAL,
-                       "attend: %d rows in a step of %lld, %d heads of %d, but scratch was "
-                       "reserved for %d of %d",
-                       b->n_rows, (long long)rows, attn->heads, attn->head_dim,
-                       cu->limits.heads, cu->limits.head_dim);
+                       "attend: %d rows in a step of %lld, %d heads (%d of k and v) of %d, but "
+                       "memory was reserved for %d (%d) of %d",
+                       b->n_rows, (long long)rows, attn->heads, attn->kv_heads, attn->head_dim,
+                       cu->limits.heads, cu->limits.kv_heads, cu->limits.head_dim);
     attend_job job = {};
     job.q = (const uint16_t *)q;
     job.position = step->position;
@@ -349,6 +380,7 @@ sy_status sy_cuda_attend(sy_backend *be,
     job.o = (uint16_t *)o;
     job.state = (float2 *)(void *)cu->scratch;
     job.state_o = (float *)(void *)cu->scratch + 2 * n_splits * rows * attn->heads;
+    job.arrived = cu->attend_counter;
     job.rows = (int)rows;
     job.heads = attn->heads;
     job.kv_heads = attn->kv_heads;

@@ -9,7 +9,6 @@ enum {
     SPLIT_WARPS = 4, /* of a block that takes one tile */
     WHOLE_WARPS = 8, /* of a block that takes up to 64 query rows */
     WHOLE_ROWS = 64,
-    JOIN_THREADS = ATTN_MAX_HEAD_DIM / 2,
     TILE = 16,                /* query rows of a tile, M of the mma */
     PAGE = SY_PAGE_TOKENS,    /* keys of a page */
     PAD = 8,                  /* values behind a row in shared memory: no bank conflicts */
@@ -27,9 +26,10 @@ typedef struct attend_job {
     int64_t page_bytes;
     uint16_t *o; /* [rows, A*D] */
     /* Partial states, if splits are apart. */
-    float2 *state;  /* m and l, [splits][rows][A] */
-    float *state_o; /* [splits][rows][A][D] */
-    int rows;       /* bound of the step */
+    float2 *state;    /* m and l, [splits][rows][A] */
+    float *state_o;   /* [splits][rows][A][D] */
+    int32_t *arrived; /* [rows][kv heads] blocks of a piece that are done; 0 between launches */
+    int rows;         /* bound of the step */
     int heads, kv_heads, group, d;
     float scale; /* of the softmax, times log2(e) */
 } attend_job;
@@ -164,10 +164,15 @@ load_values(const attend_job &job, shared *sh, const piece &p, int page, int las
     sy_cp_async_commit();
 }
 
-/* Where query row r of a piece lies in q and o. */
-SY_DEVICE int64_t query_offset(const attend_job &job, const piece &p, int r) {
+/* The number, row * A + head, of query row r of a piece ... */
+SY_DEVICE int64_t query_number(const attend_job &job, const piece &p, int r) {
     int64_t row = p.row + r / job.group;
-    return (row * job.heads + p.kv_head * job.group + r % job.group) * job.d;
+    return row * job.heads + p.kv_head * job.group + r % job.group;
+}
+
+/* ... and where it lies in q and o. */
+SY_DEVICE int64_t query_offset(const attend_job &job, const piece &p, int r) {
+    return query_number(job, p, r) * job.d;
 }
 
 /* Query rows [r0, r0 + n_rows) of the piece, zero behind its last and behind D. */
@@ -382,8 +387,7 @@ SY_DEVICE void store_state(const attend_job &job,
         if (row >= p.n) continue;
         int last = split_of_page((p.position + row / job.group) / PAGE);
         if (last == 0 || split > last) continue;
-        int64_t head = p.kv_head * job.group + row % job.group;
-        int64_t at = (split * (int64_t)job.rows + p.row + row / job.group) * job.heads + head;
+        int64_t at = split * ((int64_t)job.rows * job.heads) + query_number(job, p, row);
         if (column == 0 && lane % 4 == 0) job.state[at] = make_float2(s->m[r], s->l[r]);
 #pragma unroll
         for (int i = 0; i < TILES; i++) {

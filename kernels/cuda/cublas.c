@@ -16,9 +16,16 @@ sy_status sy_cublas_status(const sy_cuda *cu, cublasStatus_t status, const char 
 #ifdef SY_CUDA_EMULATED
 
 sy_status sy_cublas_open(sy_cublas *out) {
+    const char *path = getenv("SWITCHYARD_CUBLAS");
+    *out = (sy_cublas){0};
+    if (path != NULL && path[0] != '\0')
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "cuBLAS, as SWITCHYARD_CUBLAS names it: %s: the emulation has its own",
+                       path);
     *out = (sy_cublas){.create = cublasCreate_v2,
                        .destroy = cublasDestroy_v2,
                        .set_stream = cublasSetStream_v2,
+                       .set_workspace = cublasSetWorkspace_v2,
                        .gemm = cublasGemmEx};
     return SY_OK;
 }
@@ -70,6 +77,7 @@ sy_status sy_cublas_open(sy_cublas *out) {
     SY_TRY(LOOK_UP("cublasCreate_v2", create));
     SY_TRY(LOOK_UP("cublasDestroy_v2", destroy));
     SY_TRY(LOOK_UP("cublasSetStream_v2", set_stream));
+    SY_TRY(LOOK_UP("cublasSetWorkspace_v2", set_workspace));
     SY_TRY(LOOK_UP("cublasGemmEx", gemm));
 #undef LOOK_UP
 done:

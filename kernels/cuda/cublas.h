@@ -1,8 +1,9 @@
-/* cuBLAS, looked up at run time: it is needed to measure what a device can do at most, and for no
- * step of a model, so a machine without it runs everything else.
+/* cuBLAS, looked up at run time: it is needed to measure what a device can do at most, and by fast
+ * numerics; a machine without it runs everything else.
  *
  * The library is libcublas.so of CUDA 13 or 12 where the dynamic linker finds it, or the file that
- * SWITCHYARD_CUBLAS names. In the emulated build the stand-in of the emulation is called. */
+ * SWITCHYARD_CUBLAS names. In the emulated build the stand-in of the emulation is called, unless another library is
+ * named, which it cannot use. */
 #ifndef SY_KERNELS_CUDA_CUBLAS_H
 #define SY_KERNELS_CUDA_CUBLAS_H
 
@@ -16,6 +17,7 @@ typedef struct sy_cublas {
     cublasStatus_t (*create)(cublasHandle_t *handle);
     cublasStatus_t (*destroy)(cublasHandle_t handle);
     cublasStatus_t (*set_stream)(cublasHandle_t handle, cudaStream_t stream);
+    cublasStatus_t (*set_workspace)(cublasHandle_t handle, void *workspace, size_t bytes);
     cublasStatus_t (*gemm)(cublasHandle_t handle,
                            cublasOperation_t transpose_a,
                            cublasOperation_t transpose_b,

@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "kernels/cuda/dense_fast.h"
 #include "kernels/cuda/open.h"
 
 /* Slots for packing from ordinary memory: two take turns. */
@@ -28,6 +29,9 @@ static void free_reserved(sy_cuda *cu) {
     if (cu->scratch != NULL) cudaFree(cu->scratch);
     cu->scratch = NULL;
     cu->scratch_bytes = 0;
+    if (cu->attend_counter != NULL) cudaFree(cu->attend_counter);
+    cu->attend_counter = NULL;
+    cu->attend_counter_bytes = 0;
     sy_cuda_record_destroy(cu);
     sy_cuda_uploads_destroy(cu);
 }
@@ -37,6 +41,7 @@ static void cuda_close(sy_backend *be) {
     sy_cuda *cu = sy_cuda_of(be);
     if (cu->stream != NULL) cudaStreamSynchronize(cu->stream);
     free_reserved(cu);
+    (void)sy_cuda_set_fast(be, false);
     sy_cuda_stage_close(cu->stage);
     if (cu->stream != NULL) cudaStreamDestroy(cu->stream);
     free(cu);
@@ -126,6 +131,10 @@ static sy_status cuda_reserve(sy_backend *be, const sy_limits *limits) {
                 (long long)limits->max_rows);
     SY_TRY(cuda_alloc(be, &cu->scratch, bytes, "scratch of the steps"));
     cu->scratch_bytes = bytes;
+    SY_TRY(sy_cuda_fast_reserve(cu));
+    bytes = sy_cuda_attention_counters(limits);
+    SY_TRY(cuda_alloc(be, &cu->attend_counter, bytes, "counters of attention"));
+    cu->attend_counter_bytes = bytes;
     SY_TRY(sy_cuda_record_create(cu));
     SY_TRY(sy_cuda_uploads_create(cu));
 done:

@@ -43,12 +43,15 @@ typedef struct sy_cuda {
     sy_limits limits;
     char *scratch;
     uint64_t scratch_bytes;
+    int32_t *attend_counter; /* of attend; all 0 between launches */
+    uint64_t attend_counter_bytes;
     sy_cuda_step step;
     struct sy_cuda_record *record;   /* step.c: where step records are written and uploaded */
     struct sy_cuda_uploads *uploads; /* upload.c: the ring of small tables */
     sy_recording *recording;         /* graph.c: the one under way, or NULL */
     sy_status recording_status;      /* of the first fault within it */
     sy_stage *stage, *loading; /* stage.c: for packing from ordinary memory; the loader's */
+    struct sy_cuda_fast *fast; /* dense_fast.c: cuBLAS for fast numerics; NULL: exact */
 } sy_cuda;
 
 static inline sy_cuda *sy_cuda_of(sy_backend *be) {
@@ -198,6 +201,8 @@ sy_status sy_cuda_attend(sy_backend *be,
                          void *o,
                          sy_stream *s);
 void sy_cuda_attention_scratch(const sy_cuda *cu, const sy_limits *l, uint64_t *bytes);
+/* Bytes of cu->attend_counter: blocks that meet count themselves there. */
+uint64_t sy_cuda_attention_counters(const sy_limits *l);
 /* Lets the kernels have the shared memory that they need; once, at open. */
 sy_status sy_cuda_attention_prepare(sy_cuda *cu);
 

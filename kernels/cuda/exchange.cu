@@ -108,12 +108,19 @@ report_slot(const round_table &t, int slot, int first, int n, int active_before)
     if (t.round.load != NULL) t.round.load[t.round.load_slots] += (uint64_t)n_active;
 }
 
+/* Both kernels that wait for other ranks' rows tell that they have come; launches of one stream
+ * run one after another. */
+SY_DEVICE void count_passage(const round_table &t) {
+    if (t.round.passed != NULL && blockIdx.x == 0 && threadIdx.x == 0) *t.round.passed += 1;
+}
+
 static __global__ void __launch_bounds__(PLAN_THREADS, 4) plan_slots(round_table t) {
     __shared__ plan_tile tile;
     int lane = (int)threadIdx.x % 32, n_slots = t.placement.n_slots;
     int slot = (int)blockIdx.x * PLAN_WARPS + (int)threadIdx.x / 32;
     int n = t.placement.n_ranks * t.round.capacity * t.round.top_k;
     int n_below = 0, n_own = 0;
+    count_passage(t);
     for (int word = (int)threadIdx.x; word < (n_slots + 31) / 32; word += PLAN_THREADS)
         tile.in_use[word] = 0;
     for (int begin = 0; begin < n; begin += PLAN_TILE) {
@@ -303,6 +310,7 @@ static __global__ void __launch_bounds__(SY_TREE_THREADS, 4)
     size_t block = blockIdx.x % (unsigned)blocks_per_row, hidden = (size_t)t.round.hidden;
     size_t column = (block * SY_TREE_THREADS + threadIdx.x) * WIDTH;
     int i = (int)threadIdx.x;
+    count_passage(t);
     take_choices(t, (int64_t)t.round.rank * t.round.capacity + row, &c);
     sort_choices(t, &c);
     find_segments(t, &c);

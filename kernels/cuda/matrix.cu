@@ -137,8 +137,14 @@ __global__ void __launch_bounds__(THREADS, 1)
         int column = (int)(i % SY_STEP_K);
         int64_t lane = row % 8 * 4 + column % 8 / 2, piece = row / 8 % 2 + column / 8 * 2;
         uint32_t two = known ? tile[(i / SY_STEP_K * SY_FRAGMENT_LANES + lane) * 4 + piece] : 0;
-        x[i] = F16 ? sy_f16_float((uint16_t)two) : sy_bf16_lo(two);
-        if (i + 1 < k) x[i + 1] = F16 ? sy_f16_float((uint16_t)(two >> 16)) : sy_bf16_hi(two);
+        float left = F16 ? sy_f16_float((uint16_t)two) : sy_bf16_lo(two);
+        float right = F16 ? sy_f16_float((uint16_t)(two >> 16)) : sy_bf16_hi(two);
+        if (k % 2 == 0 && (uintptr_t)x % 8 == 0) {
+            sy_store8(x + i, make_uint2(__float_as_uint(left), __float_as_uint(right)));
+            continue;
+        }
+        x[i] = left;
+        if (i + 1 < k) x[i + 1] = right;
     }
 }
 

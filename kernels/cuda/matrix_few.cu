@@ -54,7 +54,7 @@ SY_DEVICE void stage_rows(const sy_product &p,
             int r = i / (COLUMNS / 8), at = i % (COLUMNS / 8) * 8, k = k0 + at;
             bool inside = k >= s.lo && k < s.hi;
             const uint16_t *x = inside ? p.x + (int64_t)row[r] * p.sums.k + k : p.x;
-            sy_cp_async16(&to[r][at], x, inside ? 16 : 0);
+            sy_cp_async16<true>(&to[r][at], x, inside ? 16 : 0); /* every tile's again */
         }
     } else {
 #pragma unroll 1

@@ -1,8 +1,10 @@
 /* The steps that are products: what each multiplies, in which order it sums, and which form of the
- * product it takes. The scratch of this family lies at the end of the backend's. */
+ * product it takes, or whether fast numerics hands it to cuBLAS. The scratch of this family lies at
+ * the end of the backend's: normed rows, then what dense_fast.c needs. */
 #include <stdlib.h>
 
 #include "base/checked.h"
+#include "kernels/cuda/dense_fast.h"
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/product.h"
 
@@ -65,6 +67,16 @@ static sy_status multiply(sy_cuda *cu, const sy_product *p) {
     return few ? sy_cuda_multiply_few(cu, p) : sy_cuda_multiply_many(cu, p);
 }
 
+static sy_status multiply_rows_fast(sy_cuda *cu,
+                                    const sy_matrix *m,
+                                    sy_epilogue epilogue,
+                                    int64_t n_rows,
+                                    const void *x,
+                                    void *out) {
+    if (epilogue == SY_SWIGLU) return sy_cuda_fast_swiglu(cu, m, n_rows, x, out);
+    return sy_cuda_fast_multiply(cu, m, n_rows, x, (float *)out, m->n, epilogue == SY_ADD);
+}
+
 /* out = x m^T by one matrix, every row. */
 static sy_status multiply_rows(sy_cuda *cu,
                                const sy_matrix *m,
@@ -75,6 +87,8 @@ static sy_status multiply_rows(sy_cuda *cu,
                                void *out) {
     sy_product p = {};
     sy_status st = SY_OK;
+    if (sy_cuda_fast_takes(cu, m, n_rows))
+        return multiply_rows_fast(cu, m, epilogue, n_rows, x, out);
     p.epilogue = epilogue;
     SY_TRY(set_sums(&p, m->k, leaf));
     SY_TRY(add_matrix(&p, m, 1, out, m->n));
@@ -86,22 +100,25 @@ done:
 
 /* ---- products of normed rows ---- */
 
+/* Bytes of normed rows, a multiple of 256; UINT64_MAX on overflow. */
+static uint64_t normed_bytes(const sy_limits *l) {
+    uint64_t rows = (uint64_t)sy_max(l->max_rows, 1), bytes;
+    if (!sy_mul_u64(rows, 2 * (uint64_t)sy_max(l->hidden, 0), &bytes) ||
+        !sy_add_u64(bytes, 255, &bytes))
+        return UINT64_MAX;
+    return bytes - bytes % 256;
+}
+
 void sy_cuda_matrix_scratch(const sy_cuda *cu, const sy_limits *l, uint64_t *bytes) {
-    (void)cu;
-    uint64_t rows = (uint64_t)sy_max(l->max_rows, 1),
-             row_bytes = 2 * (uint64_t)sy_max(l->hidden, 0);
-    if (!sy_mul_u64(rows, row_bytes, bytes) || !sy_add_u64(*bytes, 255, bytes))
-        *bytes = UINT64_MAX;
-    else
-        *bytes -= *bytes % 256;
+    if (!sy_add_u64(normed_bytes(l), sy_cuda_fast_scratch(cu, l), bytes)) *bytes = UINT64_MAX;
 }
 
 /* Scratch for n_rows rows of k bf16 from the end of the backend's. */
 static sy_status normed_rows(const sy_cuda *cu, int64_t n_rows, int64_t k, void **out) {
     uint64_t own, bytes;
     sy_cuda_matrix_scratch(cu, &cu->limits, &own);
-    if (!sy_mul_u64((uint64_t)n_rows, 2 * (uint64_t)k, &bytes) || bytes > own ||
-        own > cu->scratch_bytes)
+    if (!sy_mul_u64((uint64_t)n_rows, 2 * (uint64_t)k, &bytes) ||
+        bytes > normed_bytes(&cu->limits) || own > cu->scratch_bytes)
         return sy_fail(
             SY_ERR_INTERNAL, "norm: %lld rows of %lld, but scratch was reserved for %lld of %d",
             (long long)n_rows, (long long)k, (long long)cu->limits.max_rows, cu->limits.hidden);
@@ -134,6 +151,12 @@ static sy_status multiply_normed(sy_cuda *cu,
         SY_TRY(sy_cuda_norm_rows(cu, in->norm, in->eps, in->n_rows, k, in->row, in->x, xn));
     }
     for (int i = 0; i < n_matrices;) { /* those of one dtype together */
+        /* Leaves: the router, whose choices fast numerics leaves alone. */
+        if (!fused && leaf == 0 && sy_cuda_fast_takes(cu, w[i], in->n_rows)) {
+            SY_TRY(sy_cuda_fast_multiply(cu, w[i], in->n_rows, xn, out[i], ld[i], false));
+            i++;
+            continue;
+        }
         sy_product p = {};
         SY_TRY(set_sums(&p, k, leaf));
         SY_TRY(set_rows(&p, in->n_rows, fused ? NULL : xn));

@@ -15,4 +15,9 @@ sy_status sy_cuda_pci_bus_id(int device, char *buf, int buf_size);
  * or the program holds no code for it. Close with ops->close, after all its memory is freed. */
 sy_status sy_cuda_open(sy_dtype act, int device, sy_backend **out);
 
+/* Whether cuBLAS may make the dense products of steps with many rows, whose results then depend on
+ * what else is in the step; off at first. Before ops->reserve. SY_ERR_UNSUPPORTED, and off, if
+ * there is no cuBLAS. */
+sy_status sy_cuda_set_fast(sy_backend *be, bool fast);
+
 #endif

@@ -227,11 +227,13 @@ SY_MODEL void sy_store8(void *p, uint2 v) {
 
 /* ---- cp.async: 16 bytes from global to shared memory. Of the source only valid_bytes (0..16)
  * are read, the rest of the destination becomes zero. Copies form groups per thread; other
- * threads see them after the wait and a barrier.
+ * threads see them after the wait and a barrier. KEEP: through L1, for what the blocks of a
+ * multiprocessor read again.
  *
  * The model writes the destination full of ones at once and copies at the wait, as late as the
  * hardware may: what is read too early is NaN. ---- */
 
+template <bool KEEP = false>
 SY_MODEL void sy_cp_async16(void *shared, const void *global, int valid_bytes SY_AND_CALLER) {
 #ifdef SY_CUDA_EMULATED
     emu_thread *self = emu_self;
@@ -245,10 +247,15 @@ SY_MODEL void sy_cp_async16(void *shared, const void *global, int valid_bytes SY
     memset(shared, 0xff, 16);
     self->copies[self->n_copies++] = {shared, global, 16, valid_bytes};
 #else
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
-                     (unsigned)__cvta_generic_to_shared(shared)),
-                 "l"(global), "r"(valid_bytes)
-                 : "memory");
+    unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+    if (KEEP)
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                     "r"(valid_bytes)
+                     : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global),
+                     "r"(valid_bytes)
+                     : "memory");
 #endif
 }
 

@@ -1,5 +1,7 @@
 /* cuBLAS's product, as loops. The number of slices of K depends on m and n, as cuBLAS's choice of a
  * kernel does: who promises results that do not depend on the batch, and calls it, is found out. */
+#include <atomic>
+#include <cstring>
 #include <new>
 
 #include "inside.h"
@@ -7,6 +9,8 @@
 
 struct emu_cublas {
     cudaStream_t stream;
+    char *workspace;
+    size_t workspace_bytes;
 };
 
 namespace {
@@ -18,7 +22,13 @@ struct matrix {
     size_t by_row, by_column;
 };
 
+std::atomic<unsigned long long> products;
+
 } // namespace
+
+unsigned long long emu_cublas_products(void) {
+    return products;
+}
 
 static matrix make_matrix(const void *data, cudaDataType type, int ld, cublasOperation_t op) {
     size_t pitch = (size_t)ld;
@@ -55,7 +65,7 @@ static float dot(const matrix &a, const matrix &b, int i, int j, int k, int slic
 }
 
 cublasStatus_t cublasCreate_v2(cublasHandle_t *out) {
-    *out = new (std::nothrow) emu_cublas{nullptr};
+    *out = new (std::nothrow) emu_cublas{nullptr, nullptr, 0};
     return *out != nullptr ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_ALLOC_FAILED;
 }
 
@@ -67,7 +77,24 @@ cublasStatus_t cublasDestroy_v2(cublasHandle_t handle) {
 cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream) {
     if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
     handle->stream = stream;
+    handle->workspace = nullptr; /* a new stream has its own again */
     return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *workspace, size_t bytes) {
+    if (handle == nullptr) return CUBLAS_STATUS_NOT_INITIALIZED;
+    if ((uintptr_t)workspace % 256 != 0) return CUBLAS_STATUS_INVALID_VALUE;
+    handle->workspace = (char *)workspace;
+    handle->workspace_bytes = bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* What a product leaves at both ends of its workspace: NaN as float and as bf16. */
+static void scribble(char *workspace, size_t bytes) {
+    size_t n = bytes < 4096 ? bytes : 4096;
+    if (workspace == nullptr) return;
+    memset(workspace, 0xff, n);
+    memset(workspace + bytes - n, 0xff, n);
 }
 
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t) {
@@ -108,7 +135,11 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle,
     const matrix mc = make_matrix(c, c_type, ldc, CUBLAS_OP_N);
     float al = *(const float *)alpha, be = *(const float *)beta;
     int slices = 1 + (m + n) % 3;
+    char *workspace = handle->workspace;
+    size_t workspace_bytes = handle->workspace_bytes;
+    products++;
     cudaError_t error = emu_enqueue(handle->stream, [=] {
+        scribble(workspace, workspace_bytes);
         for (int j = 0; j < n; j++)
             for (int i = 0; i < m; i++) {
                 float value = al * dot(ma, mb, i, j, k, slices);

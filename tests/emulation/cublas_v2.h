@@ -28,6 +28,8 @@ typedef enum { CUDA_R_32F = 0, CUDA_R_16BF = 14 } cudaDataType;
 cublasStatus_t cublasCreate_v2(cublasHandle_t *out);
 cublasStatus_t cublasDestroy_v2(cublasHandle_t handle);
 cublasStatus_t cublasSetStream_v2(cublasHandle_t handle, cudaStream_t stream);
+/* Every product writes into the workspace, which must be no other's. */
+cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *workspace, size_t bytes);
 cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode);
 /* C [m, n] = alpha op(A) op(B) + beta C; each matrix bf16 or float, sums in float. */
 cublasStatus_t cublasGemmEx(cublasHandle_t handle,
@@ -52,6 +54,10 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle,
 #define cublasCreate cublasCreate_v2
 #define cublasDestroy cublasDestroy_v2
 #define cublasSetStream cublasSetStream_v2
+#define cublasSetWorkspace cublasSetWorkspace_v2
+
+/* Not cuBLAS's: how many products this process has asked for. */
+unsigned long long emu_cublas_products(void);
 
 #ifdef __cplusplus
 }

@@ -51,10 +51,21 @@ typedef struct emu_stats {
 
 /* True if accesses are seen at all: kernels built for the access checker, which is linked. */
 bool emu_checks_accesses(void);
-/* Counts from zero, from now on. Slows kernels down by a factor of about five. */
+/* Counts from zero, from now on, and forgets areas. Slows kernels down by a factor of about
+ * five. */
 void emu_stats_reset(void);
 /* Adds up all kernels whose name contains `kernel`. False if none of them ran. */
 bool emu_stats_for(const char *kernel, emu_stats *out);
+/* The name of the i-th of the kernels that ran, by name; NULL if there are fewer. Valid until the
+ * next call. */
+const char *emu_stats_kernel(int i);
+
+/* Areas of device memory whose accesses are told apart, 1 .. EMU_AREAS - 1; area 0 is all the rest.
+ * They must not overlap, and no request may reach into two. */
+enum { EMU_AREAS = 16 };
+void emu_stats_area(int area, const void *p, uint64_t bytes);
+/* The same as emu_stats_for, of the global accesses to one area alone. */
+bool emu_stats_in(const char *kernel, int area, emu_stats *out);
 
 #ifdef __cplusplus
 }

@@ -12,6 +12,17 @@ bool emu_stats_for(const char *, emu_stats *out) {
     return false;
 }
 
+void emu_stats_area(int, const void *, uint64_t) {}
+
+const char *emu_stats_kernel(int) {
+    return nullptr;
+}
+
+bool emu_stats_in(const char *, int, emu_stats *out) {
+    *out = emu_stats();
+    return false;
+}
+
 void emu_touch(const void *, int, int, const void *) {}
 void emu_syncwarp_mark(unsigned) {}
 void emu_fence_mark(void) {}

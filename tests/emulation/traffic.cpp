@@ -15,9 +15,10 @@ namespace {
 struct place { /* an access of a kernel */
     const void *kernel, *pc;
     bool shared, write;
+    int area;
     bool operator<(const place &o) const {
-        return std::tie(kernel, shared, write, pc) <
-               std::tie(o.kernel, o.shared, o.write, o.pc);
+        return std::tie(kernel, shared, write, pc, area) <
+               std::tie(o.kernel, o.shared, o.write, o.pc, o.area);
     }
 };
 
@@ -46,6 +47,10 @@ static std::unordered_map<uint64_t, open_place> &open_places =
     *new std::unordered_map<uint64_t, open_place>;
 static std::map<place, site> &sites = *new std::map<place, site>;
 static std::map<const void *, uint64_t> &launches = *new std::map<const void *, uint64_t>;
+static struct {
+    uintptr_t begin;
+    uint64_t bytes;
+} areas[EMU_AREAS];
 
 static bool on(void) {
     return counting.load(std::memory_order_relaxed);
@@ -114,12 +119,21 @@ static void add_shared(const request &r, emu_traffic *to, std::vector<uintptr_t>
     }
 }
 
+/* The area in which the lowest lane's address lies; lanes of one request do not mix areas. */
+static int area_of(const request &r) {
+    uintptr_t at = r.address[__builtin_ctz(r.lanes)];
+    for (int i = 1; i < EMU_AREAS; i++)
+        if (at - areas[i].begin < areas[i].bytes) return i;
+    return 0;
+}
+
 void emu_count_block(void) {
     std::vector<uintptr_t> work;
     for (auto &o : open_places) {
         bool shared = (o.first >> 1 & 1) != 0, write = (o.first & 1) != 0;
-        site &s = sites[{emu_now.kernel, (const void *)(o.first >> 7), shared, write}];
         for (const request &r : o.second.requests) {
+            site &s = sites[{emu_now.kernel, (const void *)(o.first >> 7), shared, write,
+                             shared ? 0 : area_of(r)}];
             s.bytes = r.bytes;
             s.traffic.requests++;
             s.traffic.lanes += (uint64_t)__builtin_popcount(r.lanes);
@@ -138,7 +152,14 @@ void emu_stats_reset(void) {
     emu_wait_idle();
     sites.clear();
     launches.clear();
+    for (auto &a : areas)
+        a = {};
     counting = true;
+}
+
+void emu_stats_area(int area, const void *p, uint64_t bytes) {
+    emu_wait_idle();
+    if (area > 0 && area < EMU_AREAS) areas[area] = {(uintptr_t)p, bytes};
 }
 
 static void add(emu_traffic *to, const emu_traffic &t) {
@@ -149,19 +170,40 @@ static void add(emu_traffic *to, const emu_traffic &t) {
     to->ideal += t.ideal;
 }
 
-bool emu_stats_for(const char *kernel, emu_stats *out) {
+/* area < 0: all memory. */
+static bool stats_of(const char *kernel, int area, emu_stats *out) {
     *out = emu_stats();
     emu_wait_idle();
     for (auto &l : launches) {
         if (emu_kernel_name(l.first).find(kernel) == std::string::npos) continue;
         out->launches += l.second;
         for (auto &s : sites)
-            if (s.first.kernel == l.first)
+            if (s.first.kernel == l.first && (area < 0 || area == s.first.area))
                 add(s.first.shared ? (s.first.write ? &out->shared_write : &out->shared_read)
                                    : (s.first.write ? &out->global_write : &out->global_read),
                     s.second.traffic);
     }
     return out->launches > 0;
+}
+
+bool emu_stats_for(const char *kernel, emu_stats *out) {
+    return stats_of(kernel, -1, out);
+}
+
+const char *emu_stats_kernel(int i) {
+    static std::vector<std::string> &names = *new std::vector<std::string>;
+    emu_wait_idle();
+    names.clear();
+    for (auto &l : launches)
+        names.push_back(emu_kernel_name(l.first));
+    std::sort(names.begin(), names.end());
+    return i >= 0 && i < (int)names.size() ? names[(size_t)i].c_str() : nullptr;
+}
+
+bool emu_stats_in(const char *kernel, int area, emu_stats *out) {
+    bool ran = stats_of(kernel, area, out);
+    out->shared_read = out->shared_write = emu_traffic();
+    return ran;
 }
 
 void emu_print_traffic(void) {

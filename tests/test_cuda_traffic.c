@@ -1,0 +1,346 @@
+/* What the kernels ask of memory, as the emulation's access checker counts it: every weight once,
+ * whole sectors, no bank twice, no races. Prints a table of each step's kernels.
+ * labels: cuda-check
+ * timeout: 300 */
+#ifdef SY_CUDA_EMULATED
+#include "tests/cuda_traffic_fixture.h"
+
+/* ---- the steps ---- */
+
+static sy_device_round round_of(const layer *l) {
+    return (sy_device_round){.placement = &l->placement,
+                             .capacity = l->n_rows,
+                             .segments = 1,
+                             .top_k = l->of->top_k,
+                             .hidden = l->of->hidden,
+                             .x = l->xn,
+                             .expert = l->expert,
+                             .weight = l->weight,
+                             .first = l->first,
+                             .active = l->active,
+                             .row = l->row,
+                             .pair = l->pair,
+                             .y = l->y,
+                             .returned = l->returned,
+                             .received = l->returned,
+                             .shared = l->shared,
+                             .residual = l->x};
+}
+
+static sy_status run_embed(layer *l) {
+    return cuda_be->ops->embed(cuda_be, &l->table, &l->batch, l->x, NULL);
+}
+static sy_status run_attn_in(layer *l) {
+    return cuda_be->ops->attn_in(cuda_be, &l->spec, &l->w, &l->rope, &l->batch, l->x, l->q,
+                                 &l->kv, NULL);
+}
+static sy_status run_attend(layer *l) {
+    return cuda_be->ops->attend(cuda_be, &l->spec, &l->batch, l->q, &l->kv, l->o, NULL);
+}
+static sy_status run_attn_out(layer *l) {
+    return cuda_be->ops->attn_out(cuda_be, &l->spec, &l->w, l->n_rows, l->o, l->x, NULL);
+}
+static sy_status run_route(layer *l) {
+    return cuda_be->ops->route(cuda_be, &l->spec, &l->w, l->n_rows, l->x, l->xn, NULL,
+                               l->expert, l->weight, NULL);
+}
+static sy_status run_plan(layer *l) {
+    sy_device_round r = round_of(l);
+    return cuda_be->ops->device->plan(cuda_be, &r, NULL);
+}
+static sy_status run_experts(layer *l, bool up) {
+    sy_device_rows device = {l->first, l->active, l->row};
+    sy_expert_rows rows = {l->of->experts, (int64_t)l->n_rows * l->of->top_k, NULL,
+                           up ? l->xn : NULL, &device};
+    if (up) return cuda_be->ops->experts_up(cuda_be, &l->spec, &l->w, &rows, l->h, NULL);
+    return cuda_be->ops->experts_down(cuda_be, &l->spec, &l->w, &rows, l->h, l->y, NULL);
+}
+static sy_status run_experts_up(layer *l) {
+    return run_experts(l, true);
+}
+static sy_status run_experts_down(layer *l) {
+    return run_experts(l, false);
+}
+static sy_status run_combine_alone(layer *l) {
+    sy_device_round r = round_of(l);
+    return cuda_be->ops->device->combine_alone(cuda_be, &r, NULL);
+}
+static sy_status run_local_sums(layer *l) {
+    sy_device_round r = round_of(l);
+    return cuda_be->ops->device->local_sums(cuda_be, &r, NULL);
+}
+static sy_status run_home_sums(layer *l) {
+    sy_device_round r = round_of(l);
+    return cuda_be->ops->device->home_sums(cuda_be, &r, NULL);
+}
+static sy_status run_ffn_in(layer *l) {
+    return cuda_be->ops->ffn_in(cuda_be, &l->spec, &l->w, l->n_rows, l->x, l->xn, NULL);
+}
+static sy_status run_dense_ffn(layer *l) {
+    return cuda_be->ops->dense_ffn(cuda_be, &l->spec, &l->w, l->n_rows, l->xn, l->h, l->shared,
+                                   NULL);
+}
+static sy_status run_add(layer *l) {
+    return cuda_be->ops->add(cuda_be, l->n_rows, l->of->hidden, l->shared, l->x, NULL);
+}
+static sy_status run_head(layer *l) {
+    return cuda_be->ops->head(cuda_be, l->w.ffn_norm, l->spec.norm_eps, &l->lm_head, l->n_rows,
+                              l->output_row, l->x, l->logits, NULL);
+}
+/* Rows of all kinds: greedy, plain, and with each filter. */
+static sy_status run_sample(layer *l) {
+    sy_sample_params p[MOST_ROWS];
+    int32_t token[MOST_ROWS];
+    for (int i = 0; i < l->n_rows; i++) {
+        p[i] = (sy_sample_params){.temperature = i % 4 == 0 ? 0 : 0.8f, .top_p = 1, .seed = 5};
+        if (i % 4 == 1 || l->n_rows == 1) p[i].temperature = 0.8f, p[i].top_k = 20;
+        if (i % 4 == 2) p[i].top_p = 0.7f;
+        if (i % 4 == 3) p[i].min_p = 0.05f;
+        p[i].position = (uint64_t)i;
+    }
+    return cuda_be->ops->sample(cuda_be, l->n_rows, l->of->vocab, l->of->vocab, l->logits, p,
+                                token, NULL);
+}
+
+static uint64_t bytes_of(const sy_matrix *m) {
+    return cuda_be->ops->matrix_bytes(cuda_be, m);
+}
+
+static uint64_t no_weights(const layer *l) {
+    (void)l;
+    return 0;
+}
+static uint64_t table_rows(const layer *l) {
+    return (uint64_t)l->n_rows * (uint64_t)l->of->hidden * 2;
+}
+static uint64_t attn_in_weights(const layer *l) {
+    return bytes_of(&l->w.q) + bytes_of(&l->w.k) + bytes_of(&l->w.v);
+}
+static uint64_t attn_out_weights(const layer *l) {
+    return bytes_of(&l->w.o);
+}
+static uint64_t router_weights(const layer *l) {
+    return bytes_of(&l->w.router);
+}
+static uint64_t of_active(const layer *l, const sy_matrix *of_expert) {
+    int32_t n;
+    MUST(cuda_be->ops->read(cuda_be, &n, l->active, sizeof n, NULL));
+    assert_in_range(n, l->of->top_k, l->of->experts);
+    return (uint64_t)n * bytes_of(of_expert);
+}
+static uint64_t up_weights(const layer *l) {
+    return of_active(l, l->gate_up);
+}
+static uint64_t down_weights(const layer *l) {
+    return of_active(l, l->down);
+}
+static uint64_t ffn_weights(const layer *l) {
+    return bytes_of(&l->w.ffn_gate_up) + bytes_of(&l->w.ffn_down);
+}
+static uint64_t head_weights(const layer *l) {
+    return bytes_of(&l->lm_head);
+}
+
+/* OTHER: not in a decode step of a model without dense FFN, or not on one rank. */
+typedef enum place { ENDS, LAYER, OTHER } place;
+static const struct step {
+    const char *name;
+    sy_status (*run)(layer *l);
+    uint64_t (*weights)(const layer *l);
+    place place;
+} steps[] = {{"embed", run_embed, table_rows, ENDS},
+             {"attn_in", run_attn_in, attn_in_weights, LAYER},
+             {"attend", run_attend, no_weights, LAYER},
+             {"attn_out", run_attn_out, attn_out_weights, LAYER},
+             {"route", run_route, router_weights, LAYER},
+             {"plan", run_plan, no_weights, LAYER},
+             {"experts_up", run_experts_up, up_weights, LAYER},
+             {"experts_down", run_experts_down, down_weights, LAYER},
+             {"combine_alone", run_combine_alone, no_weights, LAYER},
+             {"local_sums", run_local_sums, no_weights, OTHER},
+             {"home_sums", run_home_sums, no_weights, OTHER},
+             {"ffn_in", run_ffn_in, no_weights, OTHER},
+             {"dense_ffn", run_dense_ffn, ffn_weights, OTHER},
+             {"add", run_add, no_weights, OTHER},
+             {"head", run_head, head_weights, ENDS},
+             {"sample", run_sample, no_weights, ENDS}};
+
+static void
+expect_bytes(const char *step, const char *what, uint64_t n, uint64_t low, uint64_t high) {
+    if (n < low || n > high)
+        fail_msg("%s: %s: %s: %llu bytes, expected %llu to %llu", where, step, what,
+                 (unsigned long long)n, (unsigned long long)low, (unsigned long long)high);
+}
+
+/* Up to 32 rows, and 32 of each expert, read every weight and every key and value once; more rows
+ * read the weights again for each 32. */
+static void check_bytes(const layer *l, const struct step *s, const total *t, bool decode) {
+    const sy_attn_spec *a = &l->spec.attn;
+    uint64_t weights = s->weights(l), again = (uint64_t)sy_ceil_div(l->n_rows, 32);
+    uint64_t of_token = (uint64_t)a->kv_heads * (uint64_t)a->head_dim * 4;
+    uint64_t pages = of_token * (uint64_t)l->of->context * (uint64_t)l->n_spans;
+    expect_bytes(s->name, "weights read", t->weights, weights,
+                 s->run == run_embed ? weights : weights * again);
+    bool attends = s->run == run_attend, appends = s->run == run_attn_in;
+    uint64_t tiles = (uint64_t)l->n_rows * (uint64_t)(a->heads / a->kv_heads);
+    expect_bytes(s->name, "keys and values read", t->pages, attends ? pages : 0,
+                 !attends ? 0
+                 : decode ? pages
+                          : pages * (uint64_t)sy_ceil_div((int64_t)tiles, 16));
+    uint64_t written = appends ? of_token * (uint64_t)l->n_rows : 0;
+    expect_bytes(s->name, "keys and values written", t->pages_written, written, written);
+}
+
+/* A decode step is bound by the memory of weights, keys and values if the rest is little, and by
+ * launches if a layer has many of them. */
+static void check_budget(const total *layer_total, bool wide) {
+    uint64_t needed = layer_total->weights + layer_total->pages;
+    assert_in_range(layer_total->launches, 1, 13);
+    if (wide)
+        expect_bytes("a layer", "all that is read", layer_total->read, needed,
+                     needed + needed * 3 / 10);
+}
+
+static void check_steps(const shape *s, int n_rows, bool decode) {
+    layer l;
+    total of_layer = {0}, of_all = {0};
+    make_layer(&l, s, n_rows, decode);
+    print_head();
+    begin_step(&l.batch, n_rows, n_rows, l.output_row);
+    for (size_t i = 0; i < sizeof steps / sizeof *steps; i++) {
+        begin_count(&l);
+        MUST(steps[i].run(&l));
+        total t = end_count(&l, steps[i].name);
+        check_bytes(&l, &steps[i], &t, decode);
+        if (steps[i].place == LAYER) add_total(&of_layer, &t);
+        if (steps[i].place != OTHER) add_total(&of_all, &t);
+    }
+    print_total("attn_in to combine_alone", "", &of_layer);
+    printf(" | | | |\n");
+    print_total("the same with embed, head and sample", "", &of_all);
+    printf(" | | | |\n");
+    if (decode) check_budget(&of_layer, s->hidden >= 2048);
+    end_case();
+}
+
+static const shape narrow = {"narrow", 256, 128, 8, 2, 64, 16, 4, 1024, 192};
+static const shape wide = {"Qwen3-30B-A3B's widths, 16 experts, 4096 tokens known",
+                           2048,
+                           768,
+                           32,
+                           4,
+                           128,
+                           16,
+                           8,
+                           4096,
+                           512};
+
+static void decode_reads_each_weight_once_in_whole_sectors(void **state) {
+    (void)state;
+    random_state = 1;
+    check_steps(&narrow, 1, true);
+    check_steps(&narrow, 8, true);
+    check_steps(&narrow, 24, true);
+    check_steps(&wide, 1, true);
+    check_steps(&wide, 8, true);
+}
+
+static void prefill_reads_whole_sectors(void **state) {
+    (void)state;
+    random_state = 2;
+    check_steps(&narrow, 64, false);
+    check_steps(&narrow, MOST_ROWS, false);
+}
+
+/* ---- steps that a decode step does not have ---- */
+
+static void check_pack(int parts) {
+    enum { N = 128, K = 256 };
+    layer l = {.n_rows = N};
+    sy_matrix m = {NULL, SY_BF16, parts, N, K};
+    uint16_t *source = random_bf16(N * K, 1);
+    snprintf(where, sizeof where, "a matrix of %d parts, %d x %d", parts, N, K);
+    m.data = room((int64_t)bytes_of(&m));
+    print_head();
+    for (int part = 0; part < parts; part++) {
+        begin_count(&l);
+        MUST(cuda_be->ops->pack(cuda_be, &m, part, 0, N, source, SY_BF16));
+        total t = end_count(&l, "pack");
+        expect_bytes("pack", "read", t.read, N * K * 2, N * K * 2);
+        expect_bytes("pack", "written", t.written, N * K * 2, N * K * 2);
+    }
+    end_case();
+}
+
+static void packing_touches_each_byte_once(void **state) {
+    (void)state;
+    check_pack(1);
+    check_pack(2);
+}
+
+static void check_rows_moved(int n_rows, int width) {
+    layer l = {.n_rows = n_rows};
+    int64_t bytes = (int64_t)n_rows * width * 4;
+    sy_row_ref *ref = host_block(n_rows * (int64_t)sizeof *ref);
+    int64_t *first = host_block((n_rows + 1) * 8);
+    sy_tree_leaf *leaf = host_block(2 * n_rows * (int64_t)sizeof *leaf);
+    const void *from = room(bytes);
+    const float *chunk = from;
+    void *to = room(bytes);
+    snprintf(where, sizeof where, "%d rows of %d floats", n_rows, width);
+    for (int i = 0; i < n_rows; i++) {
+        ref[i] = (sy_row_ref){0, n_rows - 1 - i};
+        leaf[2 * i] = (sy_tree_leaf){{0, i}, 1, 0.5f};
+        leaf[2 * i + 1] = (sy_tree_leaf){{0, n_rows - 1 - i}, 5, 0.25f};
+        first[i] = 2 * i;
+    }
+    first[n_rows] = 2 * n_rows;
+    print_head();
+    begin_count(&l);
+    MUST(cuda_be->ops->pack_rows(cuda_be, n_rows, width * 4, ref, &from, to, NULL));
+    total t = end_count(&l, "pack_rows");
+    expect_bytes("pack_rows", "written", t.written, (uint64_t)bytes, (uint64_t)bytes);
+    sy_tree_job job = {n_rows, width, 8, first, leaf, &chunk, true, NULL, to, false};
+    begin_count(&l);
+    MUST(cuda_be->ops->unpack(cuda_be, &job, NULL));
+    t = end_count(&l, "unpack");
+    expect_bytes("unpack", "written", t.written, (uint64_t)bytes, (uint64_t)bytes);
+    end_case();
+}
+
+static void rows_move_in_whole_sectors(void **state) {
+    (void)state;
+    check_rows_moved(1, 2048);
+    check_rows_moved(13, 256);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(decode_reads_each_weight_once_in_whole_sectors),
+        cmocka_unit_test(prefill_reads_whole_sectors),
+        cmocka_unit_test(packing_touches_each_byte_once),
+        cmocka_unit_test(rows_move_in_whole_sectors)};
+    if (!emu_checks_accesses()) {
+        printf("skipped: the access checker is not linked (SY_EMULATION_CHECK)\n");
+        return 77;
+    }
+    sy_status st = open_cuda(&cuda_be);
+    if (st != SY_OK) {
+        printf("%s\n", sy_last_error());
+        return 1;
+    }
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    end_case(); /* what a test that failed left behind */
+    cuda_be->ops->close(cuda_be);
+    return failed != 0;
+}
+
+#else
+#include <stdio.h>
+
+int main(void) {
+    printf("skipped: only the emulated device counts accesses (SY_CUDA=EMULATED)\n");
+    return 77;
+}
+
+#endif
