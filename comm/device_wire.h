@@ -1,5 +1,5 @@
 /* Inside comm/: what carries rows between the devices of the ranks, in the order of the device's
- * stream. NCCL is one (comm/nccl_wire.h); tests bring another.
+ * stream. NCCL is one (comm/nccl_comm.h); tests bring another.
  *
  * Every rank makes the same calls in the same order, with sizes that agree pair by pair; sizes of
  * 0 are left out on both sides. */

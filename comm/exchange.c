@@ -36,8 +36,9 @@ sy_status sy_exchange_create_over(sy_comm *comm,
     SY_TRY(sy_link_create(comm, &ex->size.link, &ex->link));
     SY_TRY(sy_comm_agree(comm, create_parts(ex)));
     if (ex->shape.device) {
-        SY_TRY(sy_device_form_connect(ex, wire));
+        sy_device_wire *given = wire; /* the exchange's own from here on, whatever happens */
         wire = NULL;
+        SY_TRY(sy_device_form_connect(ex, given));
     }
     *out = ex;
     ex = NULL;

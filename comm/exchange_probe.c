@@ -63,7 +63,7 @@ static sy_status all_say(sy_comm *comm, bool mine, bool *all) {
     sy_status st = SY_OK;
     int n = sy_comm_size(comm);
     int32_t *said = NULL, word = mine;
-    SY_TRY(sy_mem_alloc(&said, (uint64_t)n * sizeof *said, "answers"));
+    SY_TRY(sy_comm_agree(comm, sy_mem_alloc(&said, (uint64_t)n * sizeof *said, "answers")));
     SY_TRY(sy_comm_all_gather(comm, &word, sizeof word, said));
     *all = true;
     for (int r = 0; r < n; r++)

@@ -78,6 +78,9 @@ void sy_nccl_log_report(sy_nccl_log *log) {
 
 void sy_nccl_log_close(sy_nccl_log *log) {
     if (log->fd < 0) return;
+    /* They were set here, and NCCL has read them: a later wire may ask anew. */
+    unsetenv("NCCL_DEBUG");
+    unsetenv("NCCL_DEBUG_FILE");
     unlink(log->path);
     close(log->fd);
     log->fd = -1;

@@ -89,7 +89,9 @@ struct sy_device_ops {
     /* Bytes of device memory that may still be taken, and which memory that is: ranks with equal
      * identities on one machine share it. */
     uint64_t (*memory_available)(sy_backend *be, uint64_t *identity);
-    /* "NVIDIA H100 80GB HBM3 (sm_90)", or "emulated". Lives as long as the backend. */
+    /* Device bytes that sy_ops.reserve takes for these limits; UINT64_MAX on overflow. */
+    uint64_t (*reserve_bytes)(sy_backend *be, const sy_limits *limits);
+    /* "NVIDIA H100 80GB HBM3, sm_90", or "emulated". Lives as long as the backend. */
     const char *(*device_name)(sy_backend *be);
     /* The stream of the steps as NCCL wants it (a cudaStream_t). */
     void *(*native_stream)(sy_backend *be);
@@ -97,8 +99,8 @@ struct sy_device_ops {
     /* A recording is made of graphs, and of calls between them that could not be recorded.
      * record_begin .. record_end stand around the launches of a step, which are recorded and not
      * run. `outside` runs fn(argument); within a recording it is run at each replay instead, in
-     * its place among the launches, so argument must stay valid as long as the recording. After
-     * a fault between begin and end, end gives the fault again and no recording. */
+     * its place among the launches, so argument must stay valid as long as the recording. Where
+     * begin fails nothing is recorded; after it, end has to be called whatever fails between. */
     sy_status (*record_begin)(sy_backend *be);
     sy_status (*outside)(sy_backend *be, sy_status (*fn)(void *), void *argument);
     sy_status (*record_end)(sy_backend *be, sy_recording **out);

@@ -131,7 +131,8 @@ const sy_option sy_option_table[] = {
      .offset = FIELD(numerics), .commands = "@parallel", .initial = "exact",
      .choices = "exact fast fast-bf16",
      .help = "exact: equal bits on any number of ranks and in any batch; fast: results are "
-             "added up before they travel home; fast-bf16: and rounded to bf16"},
+             "added up before they travel home, and dense products of prompts are cuBLAS's on a "
+             "GPU; fast-bf16: and rounded to bf16, on CPUs"},
     {.name = "device", .argument = "NAME", .kind = SY_OPTION_CHOICE, .offset = FIELD(device),
      .commands = "@parallel", .initial = "auto", .choices = "auto cpu cuda",
      .help = "what computes; auto: cuda where every rank has a GPU, else cpu"},

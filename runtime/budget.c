@@ -9,7 +9,7 @@
 
 enum { SMALLEST_CHUNK = 16, MOST_RANKS = 4096 }; /* the latter: of -n */
 
-/* Kept free for the process itself, scratch and the page cache: one part in 20. */
+/* Kept free for the process itself, the page cache, NCCL and recordings: one part in 20. */
 static uint64_t usable(uint64_t available) {
     return available - available / 20;
 }

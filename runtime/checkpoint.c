@@ -308,8 +308,9 @@ sy_status sy_checkpoint_read_direct(const sy_checkpoint *c,
     uint64_t offset = tensor->offset + begin, before = offset % SY_DIRECT_ALIGNMENT;
     uint64_t room =
         (before + n + SY_DIRECT_ALIGNMENT - 1) / SY_DIRECT_ALIGNMENT * SY_DIRECT_ALIGNMENT;
-    /* Whole blocks around the range; the file's end may cut the last one short. */
-    if (fd >= 0 &&
+    /* Whole blocks around the range; the file's end may cut the last one short. Tensors may begin
+     * at odd offsets, where the values would stand at odd addresses. */
+    if (fd >= 0 && before % 4 == 0 &&
         read_file_at(c, tensor, fd, offset - before, before + n, room, slot) == SY_OK) {
         *data = (const char *)slot + before;
         return SY_OK;

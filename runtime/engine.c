@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/clock.h"
 #include "base/hash.h"
+#include "kernels/device.h"
 #include "runtime/rope_set.h"
 #include "runtime/stepper.h"
 
@@ -127,6 +128,8 @@ uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
         sy_add_u64(total, table_bytes(p->spec, o), &total) &&
         sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
         sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs), &total);
+    if (ok && p->be->ops->device != NULL)
+        ok = sy_add_u64(total, p->be->ops->device->reserve_bytes(p->be, &limits), &total);
     return ok ? total : UINT64_MAX;
 }
 

@@ -58,8 +58,10 @@ static sy_status moe_block(sy_runner *r,
     SY_TRY(ops->route(r->be, spec, w, T, ws->x, ws->xn, forced, ws->expert, ws->weight,
                       r->stream));
     if (load != NULL) sy_exchange_set_load(ex, load + layer * r->device_load_stride);
+    sy_progress_wait(r->live); /* a device may wait here for the layer before */
     SY_TRY(sy_dispatch_begin(ex, &r->placement->layer[layer], T, ws->xn, ws->expert, ws->weight,
                              hash, r->stream));
+    sy_progress_resume(r->live);
     if (spec->ffn.shared_inter > 0) { /* while the tokens travel */
         SY_TRY(ops->dense_ffn(r->be, spec, w, T, ws->xn, ws->ffn_h, ws->ffn_y, r->stream));
         shared = ws->ffn_y;

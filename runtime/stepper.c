@@ -41,22 +41,42 @@ static int64_t outputs_of(const sy_stepper *s, int64_t rows) {
     return sy_min(rows, s->options.max_outputs);
 }
 
-/* One step's launches for a bucket, none of whose rows is there. */
+/* A step of a bucket's size none of whose rows is there. */
+static sy_status begin_empty(sy_stepper *s, int64_t rows, sy_step *step) {
+    sy_status st = SY_OK;
+    sy_runner *r = s->runner;
+    *step = (sy_step){.batch = {.n_rows = 0}};
+    SY_TRY(sy_exchange_set_capacity(r->exchange, rows));
+    SY_TRY(r->be->ops->device->begin_step(r->be, &step->batch, rows, 0, outputs_of(s, rows),
+                                          NULL, r->stream));
+    step->batch.n_rows = (int)rows;
+    step->n_outputs = outputs_of(s, rows);
+done:
+    return st;
+}
+
 static sy_status record_bucket(sy_stepper *s, int i) {
     sy_status st = SY_OK;
     sy_runner *r = s->runner;
     const sy_device_ops *device = r->be->ops->device;
-    int64_t rows = bucket_rows[i];
-    sy_step step = {.batch = {.n_rows = 0}};
-    SY_TRY(sy_exchange_set_capacity(r->exchange, rows));
-    SY_TRY(
-        device->begin_step(r->be, &step.batch, rows, 0, outputs_of(s, rows), NULL, r->stream));
-    step.batch.n_rows = (int)rows;
-    step.n_outputs = outputs_of(s, rows);
+    sy_step step;
+    SY_TRY(begin_empty(s, bucket_rows[i], &step));
     SY_TRY(device->record_begin(r->be));
     st = sy_forward(r, &step);
     sy_status ended = device->record_end(r->be, &s->recording[i]);
     if (st == SY_OK) st = ended;
+done:
+    return st;
+}
+
+/* The same launch by launch: kernels are loaded, and NCCL connects for these sizes, here and not
+ * within a recording. */
+static sy_status run_empty(sy_stepper *s, int i) {
+    sy_status st = SY_OK;
+    sy_step step;
+    SY_TRY(begin_empty(s, bucket_rows[i], &step));
+    SY_TRY(sy_forward(s->runner, &step));
+    SY_TRY(sy_exchange_synchronize(s->runner->exchange));
 done:
     return st;
 }
@@ -85,6 +105,8 @@ static sy_status record_all(sy_stepper *s) {
     if (!captured)
         SY_INFO("NCCL cannot be recorded here: each step is several graphs with NCCL between");
     s->n_buckets = count_buckets(s->options.max_rows);
+    SY_TRY(sy_comm_agree(s->comm, run_empty(s, 0)));
+    SY_TRY(sy_comm_agree(s->comm, run_empty(s, s->n_buckets - 1)));
     for (int i = 0; i < s->n_buckets; i++)
         SY_TRY(sy_comm_agree(s->comm, record_bucket(s, i)));
     sy_recording_size size = r->be->ops->device->record_size(s->recording[0]);

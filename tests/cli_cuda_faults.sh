@@ -3,7 +3,7 @@
 # each allocation; a kernel that fails, in loading, recording, prefill and decode; and command
 # lines that the device does not serve. One line that says what and where, the exit code of the
 # fault, nothing left, also of device memory.
-# timeout: 240
+# timeout: 300
 . "$(dirname "$0")/cuda_shell_helpers.sh"
 need_device emulated
 

@@ -2,7 +2,7 @@
 # A rank that computes on a device dies or stops while it generates, its device and those of the
 # others in the middle of an exchange: all end within the deadline, with one line that names it,
 # exit code 8, and nothing left. In recorded steps and in plain launches. Ctrl-C ends them with 130.
-# timeout: 180
+# timeout: 300
 . "$(dirname "$0")/cuda_shell_helpers.sh"
 need_device 3
 
@@ -33,7 +33,7 @@ lost STOP 2 1 'has not answered for 1.5 s' --virtual-hosts 3 --no-graphs
 for form in '' --no-graphs; do
     start 2 20 $form
     kill -INT "$front"
-    judge 130 'interrupted' 3000
+    judge 130 'interrupted' 5000
 done
 
 exit $((failures > 0))

@@ -197,9 +197,9 @@ static inline bool begins(const char *s, const char *with) {
 }
 
 /* Whole sectors and no bank conflict, but for what cannot be otherwise, or is too little to care. */
-static inline limits limits_of(const layer *l, const char *step, const char *kernel) {
+static inline limits limits_of(const char *step, const char *kernel) {
     limits m = {1.05, 1.05, 1, 1};
-    bool experts = begins(step, "experts"), h = begins(step, "dense_ffn") || experts;
+    bool h = begins(step, "experts_up") || begins(step, "dense_ffn");
     if (begins(kernel, "gather_rows")) /* a fragment holds two rows by turns */
         m.global_read = 2;
     if (begins(kernel,
@@ -212,8 +212,6 @@ static inline limits limits_of(const layer *l, const char *step, const char *ker
         m.global_write = 2;
     if (begins(kernel, "multiply_") && h) /* eight values of a row of h are half a sector */
         m.global_write = 2;
-    if (begins(kernel, "multiply_few") && (experts || l->n_rows % 8 != 0))
-        m.shared_read = 1.5; /* one row of zeros for all that are not there, in others' banks */
     if (begins(kernel, "choose_experts")) /* lanes that won look again, alone */
         m.global_read = 1.1;
     if (begins(kernel, "plan_slots")) /* few bytes: look-ups, and the lists of the slots */
@@ -290,7 +288,7 @@ static inline void begin_count(const layer *l) {
     emu_stats_area(PAGES, l->kv.data, (uint64_t)l->kv_bytes);
 }
 
-static inline total end_count(const layer *l, const char *step) {
+static inline total end_count(const char *step) {
     total sum = {0};
     MUST(cuda_be->ops->device->synchronize(cuda_be, NULL));
     assert_non_null(emu_stats_kernel(0));
@@ -298,7 +296,7 @@ static inline total end_count(const layer *l, const char *step) {
         char name[256];
         emu_stats s;
         snprintf(name, sizeof name, "%s", emu_stats_kernel(i));
-        limits most = limits_of(l, step, name);
+        limits most = limits_of(step, name);
         total t = total_of(name);
         emu_stats_for(name, &s);
         print_total(step, name, &t);

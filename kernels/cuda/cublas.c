@@ -9,8 +9,9 @@
 
 sy_status sy_cublas_status(const sy_cuda *cu, cublasStatus_t status, const char *call) {
     if (status == CUBLAS_STATUS_SUCCESS) return SY_OK;
-    return sy_fail(SY_ERR_DEVICE, "device %d (%s): %s: cuBLAS status %d", cu->device, cu->name,
-                   call, (int)status);
+    sy_status st = status == CUBLAS_STATUS_ALLOC_FAILED ? SY_ERR_MEMORY : SY_ERR_DEVICE;
+    return sy_fail(st, "device %d (%s): %s: cuBLAS status %d", cu->device, cu->name, call,
+                   (int)status);
 }
 
 #ifdef SY_CUDA_EMULATED

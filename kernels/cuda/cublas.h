@@ -2,8 +2,8 @@
  * numerics; a machine without it runs everything else.
  *
  * The library is libcublas.so of CUDA 13 or 12 where the dynamic linker finds it, or the file that
- * SWITCHYARD_CUBLAS names. In the emulated build the stand-in of the emulation is called, unless another library is
- * named, which it cannot use. */
+ * SWITCHYARD_CUBLAS names. In the emulated build the stand-in of the emulation is called, unless
+ * another library is named, which it cannot use. */
 #ifndef SY_KERNELS_CUDA_CUBLAS_H
 #define SY_KERNELS_CUDA_CUBLAS_H
 

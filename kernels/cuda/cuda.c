@@ -120,6 +120,16 @@ static uint64_t scratch_bytes(const sy_cuda *cu, const sy_limits *limits) {
     return (total + 255) / 256 * 256;
 }
 
+static uint64_t cuda_reserve_bytes(sy_backend *be, const sy_limits *limits) {
+    const sy_cuda *cu = sy_cuda_of(be);
+    uint64_t scratch = scratch_bytes(cu, limits), record = sy_cuda_record_bytes(limits), total;
+    bool ok = scratch != UINT64_MAX && record != UINT64_MAX &&
+              sy_add_u64(scratch, record, &total) &&
+              sy_add_u64(total, sy_cuda_uploads_bytes(limits), &total) &&
+              sy_add_u64(total, sy_cuda_attention_counters(limits), &total);
+    return ok ? total : UINT64_MAX;
+}
+
 static sy_status cuda_reserve(sy_backend *be, const sy_limits *limits) {
     sy_status st = SY_OK;
     sy_cuda *cu = sy_cuda_of(be);
@@ -178,6 +188,7 @@ static const sy_device_ops device_ops = {
     .combine_alone = sy_cuda_combine_alone,
     .synchronize = cuda_synchronize,
     .memory_available = cuda_memory_available,
+    .reserve_bytes = cuda_reserve_bytes,
     .device_name = cuda_device_name,
     .native_stream = cuda_native_stream,
     .record_begin = sy_cuda_record_begin,

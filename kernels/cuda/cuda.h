@@ -63,12 +63,13 @@ sy_status sy_cuda_status(const sy_cuda *cu, cudaError_t error, const char *call)
 #define SY_CUDA(cu, call) sy_cuda_status(cu, call, #call)
 
 /* Copies a small table of the host to the device, in stream order; the host's copy is free when
- * this returns, *out is valid for what is enqueued until the next begin_step (or, outside steps,
- * until 64 MiB more have been uploaded). Not within a recording: what varies from step to step
+ * this returns, *out is valid for what is enqueued until as much has been uploaded as half the
+ * ring takes (8 MiB and 64 bytes a pair). Not within a recording: what varies from step to step
  * belongs into the step record. */
 sy_status sy_cuda_upload(sy_cuda *cu, const void *host, uint64_t bytes, void *out);
 
 /* ---- step.c, upload.c, graph.c, stage.c: create sizes them by cu->limits ---- */
+uint64_t sy_cuda_record_bytes(const sy_limits *limits); /* UINT64_MAX: too large */
 sy_status sy_cuda_record_create(sy_cuda *cu);
 void sy_cuda_record_destroy(sy_cuda *cu);
 sy_status sy_cuda_begin_step(sy_backend *be,
@@ -78,6 +79,7 @@ sy_status sy_cuda_begin_step(sy_backend *be,
                              int64_t outputs,
                              const int32_t *output_row,
                              sy_stream *s);
+uint64_t sy_cuda_uploads_bytes(const sy_limits *limits);
 sy_status sy_cuda_uploads_create(sy_cuda *cu);
 void sy_cuda_uploads_destroy(sy_cuda *cu);
 sy_status sy_cuda_record_begin(sy_backend *be);

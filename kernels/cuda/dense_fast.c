@@ -17,7 +17,7 @@ enum { LEAST_ROWS = 512 };
 enum { PIECE_BYTES = 64 << 20 };
 /* What cuBLAS's documentation recommends for sm_90 and later, the most of all. */
 enum { WORKSPACE_BYTES = 32 << 20 };
-enum { TILE_N = 16, STEP_K = 16 }; /* fragment.h, which is C++ */
+enum { TILE_N = 16 }; /* and the k of a step: fragment.h, which is C++ */
 
 typedef struct sy_cuda_fast {
     sy_cublas cublas;
@@ -96,6 +96,7 @@ static uint64_t piece(const sy_cuda_fast *fast, uint64_t bytes) {
     return (least(bytes, limit) + 255) / 256 * 256;
 }
 
+/* To whole tiles or steps. */
 static uint64_t rounded(int64_t n) {
     return (uint64_t)sy_round_up(sy_max(n, 0), TILE_N);
 }

@@ -65,8 +65,12 @@ sy_status sy_cuda_record_begin(sy_backend *be) {
     SY_TRY(SY_CUDA(cu, cudaStreamSynchronize(cu->stream)));
     cu->recording = calloc(1, sizeof *cu->recording);
     if (cu->recording == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a recording");
-    cu->recording_status = begin_capture(cu);
-    st = cu->recording_status;
+    cu->recording_status = SY_OK;
+    st = begin_capture(cu);
+    if (st != SY_OK) {
+        free(cu->recording);
+        cu->recording = NULL;
+    }
 done:
     return st;
 }

@@ -26,7 +26,6 @@ template <int GROUPS> union warp_space {
 
 template <int GROUPS> struct few_shared {
     float4 waiting[SY_JOIN_LEVELS][GROUPS * 32]; /* leaves without their right neighbour */
-    uint4 zero;                                  /* of a row of x that is not there */
     int32_t row[GROUPS * ROWS];
     float share[SY_FUSED_ROWS][SY_NORM_WARPS];
     float inverse[SY_FUSED_ROWS];
@@ -54,7 +53,7 @@ SY_DEVICE void stage_rows(const sy_product &p,
             int r = i / (COLUMNS / 8), at = i % (COLUMNS / 8) * 8, k = k0 + at;
             bool inside = k >= s.lo && k < s.hi;
             const uint16_t *x = inside ? p.x + (int64_t)row[r] * p.sums.k + k : p.x;
-            sy_cp_async16<true>(&to[r][at], x, inside ? 16 : 0); /* every tile's again */
+            sy_cp_async16<true>(&to[r][at], x, inside ? 16 : 0); /* every tile again */
         }
     } else {
 #pragma unroll 1
@@ -124,14 +123,16 @@ SY_DEVICE void multiply_slice(const sy_product &p,
                                                s, x);
             else
                 stage_rows<COLUMNS, PITCH>(p, sh->row + first, here, begin * SY_STEP_K, s, x);
+            if (here < ROWS && lane < COLUMNS / 8)
+                sy_store16(&x[here][8 * lane], make_uint4(0, 0, 0, 0));
             __syncwarp();
-            const uint16_t *own = &x[lane % 8][lane / 8 * 8];
+            /* For all rows that are not there one row of zeros, in banks of its own. */
+            const uint16_t *own = &x[min(lane % 8, here)][lane / 8 * 8];
 #pragma unroll
             for (int j = 0; j < AHEAD; j += 2) {
                 uint32_t b[4];
                 if (begin + j >= s.end) break;
-                sy_ldmatrix_x4(b, lane % 8 < here ? (const void *)(own + j * SY_STEP_K)
-                                                  : (const void *)&sh->zero);
+                sy_ldmatrix_x4(b, own + j * SY_STEP_K);
                 sy_multiply<F16>(acc[group], a[j], b);
                 if (begin + j + 1 < s.end) sy_multiply<F16>(acc[group], a[j + 1], b + 2);
             }
@@ -230,7 +231,6 @@ template <int GROUPS, bool F16, bool NORM>
 __global__ void __launch_bounds__(MAX_WARPS * 32, 2)
     multiply_few(const __grid_constant__ sy_product p) {
     SY_SHARED_STRUCT(few_shared<GROUPS>, sh);
-    if (threadIdx.x == 0) sh->zero = make_uint4(0, 0, 0, 0);
     if (NORM) take_norms(p, sh);
     int tiles = p.tile_first[p.n_matrices];
     int tasks = tiles * (p.first == NULL ? 1 : p.active[0]);

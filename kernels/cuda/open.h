@@ -1,5 +1,5 @@
 /* Opening the CUDA backend. Plain C: who includes this needs no CUDA header. Only where the
- * program was built with CUDA, or with its emulation (SY_CUDA is defined then). */
+ * program was built with CUDA, or with its emulation (SY_WITH_CUDA is defined then). */
 #ifndef SY_KERNELS_CUDA_OPEN_H
 #define SY_KERNELS_CUDA_OPEN_H
 

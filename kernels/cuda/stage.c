@@ -62,6 +62,7 @@ sy_status sy_cuda_stage_open(sy_backend *be, int n_slots, uint64_t slot_bytes, s
 done:
     if (stage != NULL) { /* the first fault is the one to report */
         sy_error_text text;
+        sy_status_context("slots for reading weights");
         sy_status_save(&text);
         sy_cuda_stage_close(stage);
         sy_status_restore(&text);

@@ -59,6 +59,11 @@ static sy_status size_record(const sy_limits *l, struct sy_cuda_record *r) {
     return SY_OK;
 }
 
+uint64_t sy_cuda_record_bytes(const sy_limits *limits) {
+    struct sy_cuda_record r = {0};
+    return size_record(limits, &r) == SY_OK ? (uint64_t)r.bytes : UINT64_MAX;
+}
+
 sy_status sy_cuda_record_create(sy_cuda *cu) {
     sy_status st = SY_OK;
     struct sy_cuda_record *r = calloc(1, sizeof *r);
@@ -71,6 +76,7 @@ sy_status sy_cuda_record_create(sy_cuda *cu) {
         SY_TRY(SY_CUDA(cu, cudaEventCreateWithFlags(&r->copied[i], cudaEventDisableTiming)));
     }
 done:
+    if (st != SY_OK) sy_status_context("the step record");
     return st;
 }
 

@@ -21,7 +21,12 @@ struct sy_cuda_uploads {
 
 /* The largest tables are those of the exchange: refs and leaves of all pairs. */
 static uint64_t half_bytes(const sy_limits *l) {
-    return ((uint64_t)8 << 20) + 64 * (uint64_t)sy_max(l->max_pairs, 0);
+    uint64_t bytes = ((uint64_t)8 << 20) + 64 * (uint64_t)sy_max(l->max_pairs, 0);
+    return bytes / ALIGNMENT * ALIGNMENT;
+}
+
+uint64_t sy_cuda_uploads_bytes(const sy_limits *limits) {
+    return 2 * half_bytes(limits);
 }
 
 sy_status sy_cuda_uploads_create(sy_cuda *cu) {
@@ -29,12 +34,13 @@ sy_status sy_cuda_uploads_create(sy_cuda *cu) {
     struct sy_cuda_uploads *u = calloc(1, sizeof *u);
     if (u == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for uploads");
     cu->uploads = u;
-    u->half = half_bytes(&cu->limits) / ALIGNMENT * ALIGNMENT;
+    u->half = half_bytes(&cu->limits);
     SY_TRY(SY_CUDA(cu, cudaHostAlloc((void **)&u->host, 2 * u->half, 0)));
     SY_TRY(SY_CUDA(cu, cudaMalloc((void **)&u->device, 2 * u->half)));
     for (int i = 0; i < 2; i++)
         SY_TRY(SY_CUDA(cu, cudaEventCreateWithFlags(&u->copied[i], cudaEventDisableTiming)));
 done:
+    if (st != SY_OK) sy_status_context("the ring of uploads");
     return st;
 }
 

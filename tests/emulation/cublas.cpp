@@ -89,7 +89,8 @@ cublasStatus_t cublasSetWorkspace_v2(cublasHandle_t handle, void *workspace, siz
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* What a product leaves at both ends of its workspace: NaN as float and as bf16. */
+/* What a product writes to both ends of its workspace: NaN as float and as bf16. It does so before
+ * and after, which spoils operands and results that lie there. */
 static void scribble(char *workspace, size_t bytes) {
     size_t n = bytes < 4096 ? bytes : 4096;
     if (workspace == nullptr) return;
@@ -146,6 +147,7 @@ cublasStatus_t cublasGemmEx(cublasHandle_t handle,
                 if (be != 0) value += be * get(mc, i, j); /* else C is not read */
                 put(mc, i, j, value);
             }
+        scribble(workspace, workspace_bytes);
         return true;
     });
     return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;

@@ -73,8 +73,12 @@ static __global__ void __launch_bounds__(LANES, 1)
         sh[0][lane * 16 + i] = sh[1][lane * 16 + i] = 0x55;
     __syncthreads();
     for (int group = 0; group < 2; group++) {
-        sy_cp_async16(&sh[group][lane * 16], from + group * LANES * 16 + lane * 16,
-                      valid[group * LANES + lane]);
+        uint8_t *to = &sh[group][lane * 16];
+        const uint8_t *source = from + group * LANES * 16 + lane * 16;
+        if (group == 0)
+            sy_cp_async16(to, source, valid[lane]);
+        else
+            sy_cp_async16<true>(to, source, valid[LANES + lane]);
         sy_cp_async_commit();
     }
     sy_cp_async_wait<1>();
