@@ -105,8 +105,8 @@ static sy_status record_all(sy_stepper *s) {
     if (!captured)
         SY_INFO("NCCL cannot be recorded here: each step is several graphs with NCCL between");
     s->n_buckets = count_buckets(s->options.max_rows);
-    SY_TRY(sy_comm_agree(s->comm, run_empty(s, 0)));
-    SY_TRY(sy_comm_agree(s->comm, run_empty(s, s->n_buckets - 1)));
+    for (int i = 0; i < s->n_buckets; i++)
+        SY_TRY(sy_comm_agree(s->comm, run_empty(s, i)));
     for (int i = 0; i < s->n_buckets; i++)
         SY_TRY(sy_comm_agree(s->comm, record_bucket(s, i)));
     sy_recording_size size = r->be->ops->device->record_size(s->recording[0]);
