@@ -25,7 +25,7 @@ memory() {
     for ((n = 1; n < 200; n += step)); do
         SY_EMU_FAIL_MALLOC=$n once "$ranks" "$@"
         [ $code = 0 ] && break
-        expect $code 6 "(.* for .*: )?$whose"' 0 \(emulated\): cuda.*: out of memory'
+        expect $code 6 "(.*: )?$whose"' 0 \(emulated\): cuda.*: out of memory'
         where="$where$(sed -n 's/.* for \(.*\): device.*/\1, /p' "$work/err")"
     done
     [ $code = 0 ] || fail "no end of allocations"
