@@ -26,8 +26,7 @@ struct sy_stepper {
 
 static int count_buckets(int64_t max_rows) {
     int n = 0;
-    while (n < MOST_BUCKETS && (n == 0 || bucket_rows[n - 1] < max_rows) &&
-           bucket_rows[n] <= max_rows)
+    while (n < MOST_BUCKETS && bucket_rows[n] <= max_rows)
         n++;
     return n;
 }
