@@ -10,7 +10,7 @@ static unsigned char probe_byte(int from, int to, uint64_t i) {
 }
 
 typedef struct probe {
-    char *device; /* [2][R][unit] bytes: out, in */
+    char *device; /* [3][R][unit] bytes: out, in, gathered */
     unsigned char *host;
     uint64_t unit, bytes;
     sy_recording *recording;
@@ -22,7 +22,7 @@ static sy_status record_probe(sy_exchange *ex, probe *p) {
     const sy_device_ops *device = ex->be->ops->device;
     int size = sy_comm_size(ex->comm), me = sy_comm_rank(ex->comm);
     p->unit = 4096;
-    p->bytes = 2 * (uint64_t)size * p->unit;
+    p->bytes = 3 * (uint64_t)size * p->unit;
     SY_TRY(sy_mem_alloc(&p->host, p->bytes, "recorded exchange"));
     SY_TRY(ex->be->ops->alloc(ex->be, &p->device, p->bytes, "recorded exchange"));
     for (int r = 0; r < size; r++) {
@@ -34,6 +34,9 @@ static sy_status record_probe(sy_exchange *ex, probe *p) {
     SY_TRY(ex->be->ops->write(ex->be, p->device, p->host, p->bytes, NULL));
     SY_TRY(device->record_begin(ex->be));
     st = f->wire->ops->exchange(f->wire, size, f->part);
+    sy_device_wire_gather gather = {p->device + (uint64_t)me * p->unit,
+                                    p->device + 2 * (uint64_t)size * p->unit, p->unit};
+    if (st == SY_OK) st = f->wire->ops->all_gather(f->wire, 1, &gather);
     sy_status ended = device->record_end(ex->be, &p->recording);
     if (st == SY_OK) st = ended;
 done:
@@ -44,15 +47,16 @@ static sy_status run_probe(sy_exchange *ex, probe *p, double deadline) {
     sy_status st = SY_OK;
     sy_device_wire *wire = ex->device->wire;
     int size = sy_comm_size(ex->comm), me = sy_comm_rank(ex->comm);
-    uint64_t half = (uint64_t)size * p->unit;
+    uint64_t region = (uint64_t)size * p->unit;
     for (int i = 0; i < 2; i++) { /* a recording is run again and again */
         SY_TRY(ex->be->ops->device->replay(ex->be, p->recording));
         SY_TRY(wire->ops->wait(wire, deadline, true));
     }
-    SY_TRY(ex->be->ops->read(ex->be, p->host, p->device + half, half, NULL));
+    SY_TRY(ex->be->ops->read(ex->be, p->host, p->device + region, 2 * region, NULL));
     for (int r = 0; r < size; r++)
-        for (uint64_t i = 0; i < p->unit; i++)
-            if (p->host[(uint64_t)r * p->unit + i] != probe_byte(r, me, i))
+        for (uint64_t i = 0, at = (uint64_t)r * p->unit; i < p->unit; i++, at++)
+            if (p->host[at] != probe_byte(r, me, i) ||
+                p->host[region + at] != probe_byte(r, r, i))
                 SY_FAIL(SY_ERR_COMM, "a recorded exchange brought other bytes");
 done:
     return st;

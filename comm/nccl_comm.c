@@ -148,7 +148,7 @@ static bool poll_until(nccl_wire *w,
 
 /* The end of a wait in vain: who is behind, and nothing under way any more. */
 static sy_status give_up(nccl_wire *w, const char *why, bool quiet) {
-    char who[256];
+    char who[384];
     look_at_device(w);
     show(w);
     if (quiet) {
@@ -220,6 +220,23 @@ static sy_status count_call(nccl_wire *w) {
     return SY_OK;
 }
 
+/* What the roll call compares if ranks wait in vain. */
+static void note_exchange(nccl_wire *w, int n, const sy_device_wire_part *part) {
+    for (int r = 0; r < sy_comm_size(w->comm); r++)
+        sy_roll_note(w->roll, w->base.calls + 1, SY_ROLL_ROWS, r, 0, 0);
+    for (int i = 0; i < n; i++)
+        sy_roll_note(w->roll, w->base.calls + 1, SY_ROLL_ROWS, part[i].peer, part[i].send_bytes,
+                     part[i].receive_bytes);
+}
+
+static void note_gather(nccl_wire *w, int n, const sy_device_wire_gather *gather) {
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; i++)
+        bytes += gather[i].bytes;
+    for (int r = 0; r < sy_comm_size(w->comm); r++)
+        sy_roll_note(w->roll, w->base.calls + 1, SY_ROLL_GATHER, r, bytes, bytes);
+}
+
 static ncclResult_t first_fault(ncclResult_t a, ncclResult_t b) {
     return a != ncclSuccess && a != ncclInProgress ? a : b;
 }
@@ -237,6 +254,7 @@ done:
 static sy_status nccl_exchange(sy_device_wire *wire, int n, const sy_device_wire_part *part) {
     nccl_wire *w = of(wire);
     if (w->nccl == NULL) return sy_fail(SY_ERR_COMM, "NCCL has been aborted");
+    note_exchange(w, n, part);
     ncclResult_t result = w->api.group_start();
     for (int i = 0; i < n && result == ncclSuccess; i++) {
         const sy_device_wire_part *p = &part[i];
@@ -255,6 +273,7 @@ static sy_status
 nccl_all_gather(sy_device_wire *wire, int n, const sy_device_wire_gather *gather) {
     nccl_wire *w = of(wire);
     if (w->nccl == NULL) return sy_fail(SY_ERR_COMM, "NCCL has been aborted");
+    note_gather(w, n, gather);
     ncclResult_t result = w->api.group_start();
     for (int i = 0; i < n && result == ncclSuccess; i++) {
         const sy_device_wire_gather *g = &gather[i];

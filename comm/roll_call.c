@@ -12,11 +12,22 @@ typedef struct standing {
     int64_t passed;     /* within recorded steps */
 } standing;
 
-/* What ranks tell each other. A message that nobody took may turn up in a later communicator that
+/* Calls that are remembered, to find the one in which two ranks went apart. */
+enum { REMEMBERED = 32 };
+
+/* A call as one rank made it with another. */
+typedef struct made_call {
+    int64_t number; /* 0: none */
+    sy_roll_kind kind;
+    uint64_t send, receive; /* bytes to and from the other rank */
+} made_call;
+
+/* What a rank tells another. A message that nobody took may turn up in a later communicator that
  * MPI gave the same number, so each roll has a mark. */
 typedef struct announcement {
     uint64_t mark;
     standing standing;
+    made_call call[REMEMBERED]; /* call n at n % REMEMBERED */
 } announcement;
 
 struct sy_roll {
@@ -25,12 +36,15 @@ struct sy_roll {
     sy_page *page; /* NULL: not on this host. Of a slot, `progress` is made, `beat` is done and
                 * phase[0] is passed. */
     uint64_t page_bytes;
-    int *position;      /* [R] */
-    announcement mine;  /* must stay while a send may be under way */
-    standing *all;      /* [R] */
-    MPI_Request *sends; /* [R] */
-    bool *answered;     /* [R] */
-    int n_answered;     /* without this rank's own */
+    int *position; /* [R] */
+    uint64_t mark;
+    standing mine;
+    standing *all;       /* [R] */
+    announcement *tell;  /* [R]; must stay while a send may be under way */
+    announcement *heard; /* [R]; of those that answered */
+    MPI_Request *sends;  /* [R] */
+    bool *answered;      /* [R] */
+    int n_answered;      /* without this rank's own */
 };
 
 static uint64_t ranks_of(const sy_roll *roll) {
@@ -42,6 +56,8 @@ static sy_status create_tables(sy_roll *roll) {
     uint64_t n = ranks_of(roll);
     SY_TRY(sy_mem_alloc(&roll->position, n * sizeof *roll->position, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->all, n * sizeof *roll->all, "roll call"));
+    SY_TRY(sy_mem_alloc(&roll->tell, n * sizeof *roll->tell, "roll call"));
+    SY_TRY(sy_mem_alloc(&roll->heard, n * sizeof *roll->heard, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->sends, n * sizeof(MPI_Request), "roll call"));
     for (uint64_t r = 0; r < n; r++)
         roll->sends[r] = MPI_REQUEST_NULL;
@@ -61,8 +77,8 @@ sy_status sy_roll_create(sy_comm *comm, sy_roll **out) {
     }
     SY_TRY(sy_comm_agree(comm, st));
     roll->tag = sy_comm_take_tags(comm, 1);
-    roll->mine.mark = (uint64_t)sy_now_ns();
-    SY_TRY(sy_comm_broadcast(comm, &roll->mine.mark, sizeof roll->mine.mark, 0));
+    roll->mark = (uint64_t)sy_now_ns();
+    SY_TRY(sy_comm_broadcast(comm, &roll->mark, sizeof roll->mark, 0));
     SY_TRY(sy_page_open(comm, &roll->page, &roll->page_bytes, roll->position));
     *out = roll;
     roll = NULL;
@@ -83,16 +99,18 @@ void sy_roll_destroy(sy_roll *roll) {
     }
     sy_page_close(roll->page, roll->page_bytes);
     sy_mem_free(roll->answered, n * sizeof *roll->answered);
+    sy_mem_free(roll->heard, n * sizeof *roll->heard);
     sy_mem_free(roll->all, n * sizeof *roll->all);
     sy_mem_free(roll->position, n * sizeof *roll->position);
-    if (pending) return; /* MPI may still read `mine`; the process is about to end anyway */
+    if (pending) return; /* MPI may still read `tell`; the process is about to end anyway */
+    sy_mem_free(roll->tell, n * sizeof *roll->tell);
     sy_mem_free(roll->sends, n * sizeof(MPI_Request));
     sy_mem_free(roll, sizeof *roll);
 }
 
 void sy_roll_show(sy_roll *roll, int64_t made, int64_t done) {
-    roll->mine.standing.made = made;
-    roll->mine.standing.done = done;
+    roll->mine.made = made;
+    roll->mine.done = done;
     if (roll->page == NULL) return;
     sy_slot *slot = &roll->page->slot[roll->position[sy_comm_rank(roll->comm)]];
     atomic_store_explicit(&slot->progress, (uint64_t)made, memory_order_relaxed);
@@ -100,17 +118,30 @@ void sy_roll_show(sy_roll *roll, int64_t made, int64_t done) {
 }
 
 void sy_roll_show_passed(sy_roll *roll, int64_t passed) {
-    roll->mine.standing.passed = passed;
+    roll->mine.passed = passed;
     if (roll->page == NULL) return;
     sy_slot *slot = &roll->page->slot[roll->position[sy_comm_rank(roll->comm)]];
     atomic_store_explicit(&slot->phase[0], (uint64_t)passed, memory_order_relaxed);
 }
 
+void sy_roll_note(sy_roll *roll,
+                  int64_t number,
+                  sy_roll_kind kind,
+                  int peer,
+                  uint64_t send,
+                  uint64_t receive) {
+    roll->tell[peer].call[number % REMEMBERED] = (made_call){number, kind, send, receive};
+}
+
 static void tell_all(sy_roll *roll) {
-    for (int r = 0; r < sy_comm_size(roll->comm); r++)
-        if (r != sy_comm_rank(roll->comm))
-            MPI_Isend(&roll->mine, (int)sizeof roll->mine, MPI_BYTE, r, roll->tag,
-                      sy_comm_mpi(roll->comm), &roll->sends[r]);
+    for (int r = 0; r < sy_comm_size(roll->comm); r++) {
+        announcement *a = &roll->tell[r];
+        if (r == sy_comm_rank(roll->comm)) continue;
+        a->mark = roll->mark;
+        a->standing = roll->mine;
+        MPI_Isend(a, (int)sizeof *a, MPI_BYTE, r, roll->tag, sy_comm_mpi(roll->comm),
+                  &roll->sends[r]);
+    }
 }
 
 /* Takes what has come. */
@@ -125,7 +156,8 @@ static void hear(sy_roll *roll) {
         if (MPI_Recv(&theirs, (int)sizeof theirs, MPI_BYTE, r, roll->tag, mpi,
                      MPI_STATUS_IGNORE) != MPI_SUCCESS)
             return;
-        if (theirs.mark != roll->mine.mark || roll->answered[r]) continue;
+        if (theirs.mark != roll->mark || roll->answered[r]) continue;
+        roll->heard[r] = theirs;
         roll->all[r] = theirs.standing;
         roll->answered[r] = true;
         roll->n_answered++;
@@ -187,7 +219,7 @@ static void describe(const sy_roll *roll, char *text, size_t size) {
     const char *silent = roll->answered[last] ? "" : " and does not answer";
     if (alone(roll)) {
         int me = sy_comm_rank(roll->comm);
-        const standing *mine = &roll->mine.standing;
+        const standing *mine = &roll->mine;
         snprintf(text, size,
                  "the device of rank %d on host %s is behind: it has done %lld exchanges of "
                  "%lld, and no other rank waits for rows",
@@ -220,12 +252,66 @@ static void describe(const sy_roll *roll, char *text, size_t size) {
             (long long)l->done + 1);
 }
 
+static bool differ(const made_call *mine, const made_call *theirs) {
+    return mine->kind != theirs->kind || mine->send != theirs->receive ||
+           mine->receive != theirs->send;
+}
+
+/* The first call that both ranks remember and did not make alike; 0: none. */
+static int64_t first_parting(const sy_roll *roll, int r) {
+    int64_t first = 0;
+    for (int i = 0; i < REMEMBERED; i++) {
+        const made_call *mine = &roll->tell[r].call[i], *theirs = &roll->heard[r].call[i];
+        if (mine->number == 0 || mine->number != theirs->number || !differ(mine, theirs))
+            continue;
+        if (first == 0 || mine->number < first) first = mine->number;
+    }
+    return first;
+}
+
+static void describe_call(const made_call *c, int with, char *text, size_t size) {
+    if (c->kind == SY_ROLL_GATHER)
+        snprintf(text, size, "gathers %llu bytes of each", (unsigned long long)c->send);
+    else
+        snprintf(text, size, "sends rank %d %llu bytes and expects %llu", with,
+                 (unsigned long long)c->send, (unsigned long long)c->receive);
+}
+
+/* Whether ranks made different calls: then who went apart is the one that differs from more than
+ * half of the others, and of two the later one. */
+static bool describe_parting(const sy_roll *roll, char *text, size_t size) {
+    int me = sy_comm_rank(roll->comm), n_ranks = sy_comm_size(roll->comm);
+    int other = -1, n_apart = 0;
+    int64_t number = 0;
+    for (int r = 0; r < n_ranks; r++) {
+        int64_t first = r == me || !roll->answered[r] ? 0 : first_parting(roll, r);
+        if (first == 0 || (number != 0 && first > number)) continue;
+        n_apart = first == number ? n_apart + 1 : 1;
+        number = first;
+        other = r;
+    }
+    if (other < 0) return false;
+    bool mine = n_ranks == 2 ? me > other : 2 * n_apart > n_ranks - 1;
+    int apart = mine ? me : other, usual = mine ? other : me;
+    const made_call *own = &roll->tell[other].call[number % REMEMBERED];
+    const made_call *theirs = &roll->heard[other].call[number % REMEMBERED];
+    char what[2][96];
+    describe_call(mine ? own : theirs, usual, what[0], sizeof what[0]);
+    describe_call(mine ? theirs : own, apart, what[1], sizeof what[1]);
+    snprintf(text, size,
+             "rank %d on host %s goes its own way: as call %lld between devices it %s, where "
+             "rank %d %s",
+             apart, sy_comm_host_name(roll->comm, apart), (long long)number, what[0], usual,
+             what[1]);
+    return true;
+}
+
 void sy_roll_call(sy_roll *roll, double seconds, char *text, size_t size) {
     int me = sy_comm_rank(roll->comm);
-    roll->all[me] = roll->mine.standing;
+    roll->all[me] = roll->mine;
     roll->answered[me] = true;
     tell_all(roll);
     hear_all(roll, seconds);
     look_up_silent(roll);
-    describe(roll, text, size);
+    if (!describe_parting(roll, text, size)) describe(roll, text, size);
 }

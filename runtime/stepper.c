@@ -16,7 +16,7 @@ struct sy_stepper {
     sy_runner *runner;
     sy_comm *comm;
     sy_stepper_options options;
-    int n_buckets;
+    int n_buckets; /* recorded */
     sy_recording *recording[MOST_BUCKETS];
     uint64_t *device_load; /* [L, stride]: rows of each slot, then how many slots had rows */
     int64_t stride;
@@ -95,6 +95,31 @@ done:
     return st;
 }
 
+static void forget_bucket(sy_stepper *s, int i) {
+    sy_backend *be = s->runner->be;
+    if (s->recording[i] != NULL) be->ops->device->record_free(be, s->recording[i]);
+    s->recording[i] = NULL;
+}
+
+/* Buckets are recorded one by one, smallest first, until a rank has no memory for the next. */
+static sy_status record_buckets(sy_stepper *s, int n) {
+    sy_status st = SY_OK;
+    for (int i = 0; i < n; i++) {
+        st = sy_comm_agree(s->comm, record_bucket(s, i));
+        if (st == SY_ERR_MEMORY) {
+            SY_WARN(
+                "no memory to record steps of more than %lld rows, which makes them slower: %s",
+                i == 0 ? 0LL : (long long)bucket_rows[i - 1], sy_last_error());
+            forget_bucket(s, i);
+            return SY_OK;
+        }
+        SY_TRY(st);
+        s->n_buckets = i + 1;
+    }
+done:
+    return st;
+}
+
 static sy_status record_all(sy_stepper *s) {
     sy_status st = SY_OK;
     sy_runner *r = s->runner;
@@ -103,11 +128,11 @@ static sy_status record_all(sy_stepper *s) {
     SY_TRY(sy_exchange_set_captured(r->exchange, captured));
     if (!captured)
         SY_INFO("NCCL cannot be recorded here: each step is several graphs with NCCL between");
-    s->n_buckets = count_buckets(s->options.max_rows);
-    for (int i = 0; i < s->n_buckets; i++)
+    int n = count_buckets(s->options.max_rows);
+    for (int i = 0; i < n; i++)
         SY_TRY(sy_comm_agree(s->comm, run_empty(s, i)));
-    for (int i = 0; i < s->n_buckets; i++)
-        SY_TRY(sy_comm_agree(s->comm, record_bucket(s, i)));
+    SY_TRY(record_buckets(s, n));
+    if (s->n_buckets == 0) goto done;
     sy_recording_size size = r->be->ops->device->record_size(s->recording[0]);
     s->stats.nodes_per_step = size.nodes;
     s->stats.graphs_per_step = size.graphs;
@@ -142,7 +167,7 @@ void sy_stepper_destroy(sy_stepper *s) {
     if (s == NULL) return;
     sy_backend *be = s->runner->be;
     for (int i = 0; i < MOST_BUCKETS; i++)
-        if (s->recording[i] != NULL) be->ops->device->record_free(be, s->recording[i]);
+        forget_bucket(s, i);
     be->ops->free(be, s->device_load,
                   (uint64_t)s->runner->spec->n_layers * (uint64_t)s->stride *
                       sizeof *s->device_load);

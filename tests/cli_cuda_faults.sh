@@ -63,6 +63,20 @@ kernel 2 300 --no-graphs
 case $where in *pack_tiles*multiply*) ;; *) fail "only met: $where" ;; esac
 tokens=8
 
+# No memory for the graph of a larger bucket, on one rank or all: those steps go launch by launch,
+# which is said, and the text is the same.
+for n in 1 2; do
+    once $n
+    cp "$work/out" "$work/recorded.out"
+    for graph in $n $((n + 1)) $((n + 3)); do # the first of several ranks is a probe of NCCL
+        SY_EMU_FAIL_GRAPH=$graph once $n
+        [ $code = 0 ] || fail "graph $graph fails on $n ranks: exit code $code"
+        cmp -s "$work/out" "$work/recorded.out" || fail "graph $graph fails: another text"
+        grep -q 'no memory to record steps of more than' "$work/err" ||
+            fail "graph $graph fails: not said"
+    done
+done
+
 # Too little memory ends in one line, however much it is; and where there is enough for the
 # backend's own buffers, the budget notices before weights are read.
 for n in 1 2; do

@@ -203,6 +203,39 @@ static inline void stand_check(stand *t, int round) {
         free_tokens(&t->all[r]);
 }
 
+/* What every device and wire has to carry; H and the number of rounds are the test's. */
+typedef struct exchange_case {
+    const char *name;
+    int64_t capacity; /* 0: the sparse form alone */
+    scenario c;
+} exchange_case;
+
+static const exchange_case exchange_cases[] = {
+    {"contiguous_experts_are_bitwise_equal", 13, {.E = 16, .K = 5, .T = 13, .empty_rank = -1}},
+    {"scattered_experts_are_bitwise_equal",
+     9,
+     {.placing = SCATTERED, .E = 21, .K = 8, .T = 13, .empty_rank = -1}},
+    {"replicas_are_bitwise_equal",
+     4,
+     {.placing = REPLICATED, .E = 16, .K = 6, .T = 13, .empty_rank = -1}},
+    {"one_row_is_bitwise_equal",
+     1,
+     {.placing = SCATTERED, .E = 9, .K = 4, .T = 13, .empty_rank = -1}},
+    {"a_rank_without_tokens_takes_part", 5, {.E = 8, .K = 4, .T = 13, .empty_rank = 0}},
+    {"nobody_has_tokens", 0, {.E = 8, .K = 2, .T = 0, .empty_rank = -1}},
+    {"one_rank_computes_everything",
+     13,
+     {.placing = ALL_ON_LAST, .E = 8, .K = 6, .T = 13, .empty_rank = -1}},
+};
+enum { EXCHANGE_CASES = sizeof exchange_cases / sizeof *exchange_cases };
+
+/* Tests of all cases; `run` finds its case in *state. */
+static inline void add_exchange_cases(struct CMUnitTest *tests, CMUnitTestFunction run) {
+    for (int i = 0; i < EXCHANGE_CASES; i++)
+        tests[i] = (struct CMUnitTest){exchange_cases[i].name, run, NULL, NULL,
+                                       (void *)(uintptr_t)&exchange_cases[i]};
+}
+
 /* Sparse rounds, then fixed ones called directly, then, between sparse ones, fixed ones that were
  * recorded once. `captured`: NCCL's calls within the recording. */
 static inline void

@@ -161,11 +161,11 @@ static sy_status cuda_synchronize(sy_backend *be, sy_stream *s) {
 static uint64_t cuda_memory_available(sy_backend *be, uint64_t *identity) {
     sy_cuda *cu = sy_cuda_of(be);
     size_t available = 0, total = 0;
-    char id[32] = "";
+    const cudaUUID_t *id =
+        &cu->properties.uuid; /* parts of one GPU (MIG) have each their own */
     cudaSetDevice(cu->device);
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) available = 0;
-    sy_cuda_pci_bus_id(cu->device, id, sizeof id);
-    *identity = sy_hash_bytes(0, id, strlen(id));
+    *identity = sy_hash_bytes(0, id, sizeof *id);
     if (!cu->properties.integrated) return available;
     /* What the driver calls free there leaves out the page cache; MemAvailable knows better. */
     uint64_t system = sy_mem_available();

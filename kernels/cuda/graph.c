@@ -2,12 +2,14 @@
  *
  * A recording is a list of parts; a part is a graph, then a call (none behind the last graph).
  * While one is under way the stream captures, in thread-local mode, since other threads may go
- * on using the device (a loader, NCCL's own). */
+ * on using the device (a loader, NCCL's own). Graphs are made ready to run, which takes device
+ * memory, when all are captured: if that fails, the launches themselves were still made in full. */
 #include <stdlib.h>
 
 #include "kernels/cuda/cuda.h"
 
 typedef struct part {
+    cudaGraph_t captured;  /* until the recording ends */
     cudaGraphExec_t graph; /* NULL: nothing was launched before the call */
     sy_status (*fn)(void *);
     void *argument;
@@ -40,21 +42,30 @@ static sy_status end_part(sy_cuda *cu, sy_status (*fn)(void *), void *argument) 
     sy_status st = SY_OK;
     sy_recording *r = cu->recording;
     part p = {.fn = fn, .argument = argument};
-    cudaGraph_t graph = NULL;
-    size_t nodes = 0;
-    SY_TRY(SY_CUDA(cu, cudaStreamEndCapture(cu->stream, &graph)));
-    SY_TRY(SY_CUDA(cu, cudaGraphGetNodes(graph, NULL, &nodes)));
-    if (nodes > 0) {
-        SY_TRY(SY_CUDA(cu, cudaGraphInstantiate(&p.graph, graph, 0)));
-        SY_TRY(SY_CUDA(cu, cudaGraphUpload(p.graph, cu->stream)));
-        r->size.nodes += (int64_t)nodes;
-        r->size.graphs++;
-    }
+    SY_TRY(SY_CUDA(cu, cudaStreamEndCapture(cu->stream, &p.captured)));
     SY_TRY(append(r, &p));
-    p.graph = NULL;
+    p.captured = NULL;
 done:
-    if (p.graph != NULL) cudaGraphExecDestroy(p.graph);
-    if (graph != NULL) cudaGraphDestroy(graph);
+    if (p.captured != NULL) cudaGraphDestroy(p.captured);
+    return st;
+}
+
+static sy_status make_ready(sy_cuda *cu, sy_recording *r) {
+    sy_status st = SY_OK;
+    for (int i = 0; i < r->n; i++) {
+        part *p = &r->part[i];
+        size_t nodes = 0;
+        SY_TRY(SY_CUDA(cu, cudaGraphGetNodes(p->captured, NULL, &nodes)));
+        if (nodes > 0) {
+            SY_TRY(SY_CUDA(cu, cudaGraphInstantiate(&p->graph, p->captured, 0)));
+            SY_TRY(SY_CUDA(cu, cudaGraphUpload(p->graph, cu->stream)));
+            r->size.nodes += (int64_t)nodes;
+            r->size.graphs++;
+        }
+        cudaGraphDestroy(p->captured);
+        p->captured = NULL;
+    }
+done:
     return st;
 }
 
@@ -92,6 +103,7 @@ sy_status sy_cuda_record_end(sy_backend *be, sy_recording **out) {
     if (cu->recording == NULL) return sy_fail(SY_ERR_INTERNAL, "the end of no recording");
     if (st == SY_OK) {
         st = end_part(cu, NULL, NULL);
+        if (st == SY_OK) st = make_ready(cu, cu->recording);
     } else { /* the stream may still capture: leave that state */
         cudaGraph_t graph = NULL;
         if (cudaStreamEndCapture(cu->stream, &graph) == cudaSuccess && graph != NULL)
@@ -122,8 +134,11 @@ done:
 void sy_cuda_record_free(sy_backend *be, sy_recording *recording) {
     (void)be;
     if (recording == NULL) return;
-    for (int i = 0; i < recording->n; i++)
-        if (recording->part[i].graph != NULL) cudaGraphExecDestroy(recording->part[i].graph);
+    for (int i = 0; i < recording->n; i++) {
+        const part *p = &recording->part[i];
+        if (p->graph != NULL) cudaGraphExecDestroy(p->graph);
+        if (p->captured != NULL) cudaGraphDestroy(p->captured);
+    }
     free(recording->part);
     free(recording);
 }

@@ -13,7 +13,8 @@ enum { EXIT_WITH_PROBLEMS = 86 };
 cudaError_t emu_sticky;
 static thread_local cudaError_t last_error;
 static thread_local int current_device;
-static std::atomic<int64_t> mallocs_left, launches_left; /* to the one that fails; 0: none */
+/* To the one that fails; 0: none. */
+static std::atomic<int64_t> mallocs_left, launches_left, graphs_left;
 
 /* ---- the environment ---- */
 
@@ -45,6 +46,7 @@ static emu_settings read_environment(void) {
     s.stats = number("SY_EMU_STATS", 0) != 0;
     mallocs_left = (int64_t)number("SY_EMU_FAIL_MALLOC", 0);
     launches_left = (int64_t)number("SY_EMU_FAIL_LAUNCH", 0);
+    graphs_left = (int64_t)number("SY_EMU_FAIL_GRAPH", 0);
     on_exit(at_exit, nullptr);
     return s;
 }
@@ -65,6 +67,10 @@ bool emu_malloc_fails(void) {
 
 bool emu_launch_fails(void) {
     return counts_down(&launches_left);
+}
+
+bool emu_graph_fails(void) {
+    return counts_down(&graphs_left);
 }
 
 void emu_fail_malloc(int64_t n) {
@@ -191,6 +197,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int device) {
     out->l2CacheSize = L2_BYTES;
     out->pciDomainID = PCI_DOMAIN; /* no machine has such a device to be near to */
     out->pciBusID = device;
+    out->uuid.bytes[0] = (char)(1 + device);
     return cudaSuccess;
 }
 

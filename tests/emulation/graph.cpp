@@ -101,6 +101,7 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
     *out = nullptr;
     if (graph == nullptr) return emu_error(cudaErrorInvalidValue);
+    if (emu_graph_fails()) return emu_error(cudaErrorMemoryAllocation);
     *out = new emu_graph_exec{graph->work};
     return cudaSuccess;
 }

@@ -58,6 +58,7 @@ uint64_t emu_mix(uint64_t x);
 /* True when a count of emu_fail_malloc or emu_fail_launch has come down to this call. */
 bool emu_malloc_fails(void);
 bool emu_launch_fails(void);
+bool emu_graph_fails(void);
 
 /* ---- report.cpp ---- */
 void emu_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
