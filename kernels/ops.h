@@ -10,14 +10,24 @@
  *   step          input              sum over K                       result, rounded once to
  *   embed         stored weight      -                                x: f32
  *   attn_in       x f32 -> act       one chain (q, k, v)              q: act; k, v in pages: act
- *                 (norm, q/k norm, clip and rotary in f32 before the one rounding)
+ *                 (bias, q/k norm, clip, rotary, query temperature in f32 before the one rounding)
+ *      MLA        xn act             one chain (q_a, kv_a)            q latent, normed: act; key-
+ *                                                                     value latent, normed, and
+ *                                                                     its rotary part, in pages: act
+ *                 q latent act       one chain (q)                    nope part: act; rotary part:
+ *                                                                     act
+ *                 nope part act      one chain (k_up)                 q of the latent: act
  *   attend        q, k, v act        one chain over D, one over       o: act (P is rounded to act;
  *                                    the 64 tokens of a page          m, l, o are f32)
- *   attn_out      o act              leaves of kv-head groups, tree   x += : f32
+ *                 (a sink joins m and l after the last token)
+ *      MLA        D is the latent's c + rope, v is the latent
+ *   attn_out MLA  o act              one chain (v_up)                 head's output: act
+ *   attn_out      o act              leaves of kv-head groups (MLA:   x += sum (+ bias) : f32
+ *                                    heads), tree
  *   route         x f32 -> act       leaves of 256, tree              xn: act; logits, scores,
  *                                                                     weights: f32
- *   experts_up    xn act             one chain (gate, up)             h = silu(g)*u: act
- *   experts_down  h act              leaves of 256, tree              y: f32
+ *   experts_up    xn act             one chain (gate, up), + bias     h = silu(g)*u: act
+ *   experts_down  h act              leaves of 256, tree, + bias      y: f32
  *   dense_ffn     as experts, then x += y : f32; shared expert: y without the residual
  *   unpack        w*y f32            tree over [0, E)                 f32; then + shared, + x
  *   head          x f32 -> act       one chain                        logits: f32
@@ -28,8 +38,8 @@
  * does. An odd K is padded with a zero. Denormals are flushed on input and output of each FMA.
  * Matrices marked "leaves" cut K at fixed places; each leaf is a chain from 0, and the leaf sums
  * are added by recursive halving of the leaf index (left half ceil(n/2)). Leaf = 256 values for
- * router and down; for o_proj the smallest whole number of kv-head groups (G*D values each) with
- * at least 256 values. Sums over a row that are no dot product with weights (norms, softmax) use
+ * router and down; for o_proj the smallest whole number of kv-head groups (G*D values each; MLA:
+ * of heads) with at least 256 values. Sums over a row that are no dot product with weights (norms, softmax) use
  * 64 strided partial sums, joined by halving. All backends of one architecture give equal bits
  * whatever the number of rows, threads, chunks or ranks. Changing a line here changes results
  * and needs a new SY_NUMERICS_VERSION.
@@ -76,16 +86,29 @@ typedef struct sy_matrix {
 typedef struct sy_layer_weights {
     const float *attn_norm; /* [H] */
     const float *ffn_norm;  /* [H] */
-    sy_matrix q, k, v;      /* [A*D, H], [kv*D, H], [kv*D, H] */
-    sy_matrix o;            /* [H, A*D] */
-    const float *q_norm;    /* [D] per head, or [A*D] whole */
-    const float *k_norm;    /* [D] per head, or [kv*D] whole */
-    sy_matrix router;       /* [E, H] */
-    int n_slots;            /* experts held by this rank in this layer */
-    sy_matrix *gate_up;     /* [n_slots], two parts [F, H] */
-    sy_matrix *down;        /* [n_slots], [H, F] */
-    sy_matrix ffn_gate_up;  /* dense FFN or shared expert: two parts [inter, H] */
-    sy_matrix ffn_down;     /* [H, inter] */
+    sy_matrix q;            /* [A*D, H]; MLA with a compressed query: [A*D, q_rank] */
+    sy_matrix k, v;         /* [kv*D, H] each */
+    const float *q_bias, *k_bias, *v_bias; /* [A*D], [kv*D], [kv*D] */
+    const float *q_norm;                   /* [D] per head, or [A*D] whole */
+    const float *k_norm;                   /* [D] per head, or [kv*D] whole */
+    const float *sinks;                    /* [A] */
+    /* MLA: latents of query [q_rank, H] and of key and value [c + rope, H], and their norms */
+    sy_matrix q_a, kv_a;
+    const float *q_a_norm, *kv_a_norm; /* [q_rank], [c] */
+    /* MLA, per head, [A] each: nope part of q to the latent [c, nope], latent to value
+     * [value, c]. Equal in size, one behind the other in memory. */
+    sy_matrix *k_up, *v_up;
+    sy_matrix o;                            /* [H, A*D]; MLA: [H, A*value] */
+    const float *o_bias;                    /* [H] */
+    sy_matrix router;                       /* [E, H] */
+    const float *router_bias, *choice_bias; /* [E] */
+    int n_slots;                            /* experts held by this rank in this layer */
+    sy_matrix *gate_up;                     /* [n_slots], two parts [F, H] */
+    sy_matrix *down;                        /* [n_slots], [H, F] */
+    const float *gate_up_bias;              /* [n_slots][2][F] */
+    const float *down_bias;                 /* [n_slots][H] */
+    sy_matrix ffn_gate_up; /* dense FFN or shared expert: two parts [inter, H] */
+    sy_matrix ffn_down;    /* [H, inter] */
 } sy_layer_weights;
 
 /* Keys and values of one layer. Page p of this layer begins at data + p * page_bytes. The inner
@@ -114,7 +137,7 @@ typedef struct sy_batch {
 /* cos and sin of every position, made once by sy_rope_table_create. */
 typedef struct sy_rope_table {
     int64_t n_positions;
-    int half;         /* rotary_dim / 2 */
+    int half;         /* dim / 2 */
     const float *cos; /* [n_positions, half] */
     const float *sin;
 } sy_rope_table;
@@ -175,6 +198,10 @@ typedef struct sy_ops {
 
     void (*close)(sy_backend *be);
 
+    /* SY_ERR_UNSUPPORTED, with a text that names it, if the steps lack something that the layer
+     * needs. Asked before weights are read. */
+    sy_status (*check)(const sy_backend *be, const sy_layer_spec *spec);
+
     /* Memory of the device that the steps work on: zeroed, 64-byte aligned. */
     sy_status (*alloc)(sy_backend *be, void *out, uint64_t bytes, const char *what);
     void (*free)(sy_backend *be, void *ptr, uint64_t bytes);
@@ -209,7 +236,8 @@ typedef struct sy_ops {
                        const sy_batch *b,
                        float *x,
                        sy_stream *s);
-    /* norm, q k v, q/k norm, clip, rotary, append k and v to the pages;  q [T, A*D] act */
+    /* norm, q k v, bias, q/k norm, clip, rotary, temperature; appends k and v (MLA: the latent)
+     * to the pages;  q act [T, sy_attn_q_width] */
     sy_status (*attn_in)(sy_backend *be,
                          const sy_layer_spec *spec,
                          const sy_layer_weights *w,
@@ -219,15 +247,17 @@ typedef struct sy_ops {
                          void *q,
                          const sy_kv_layer *kv,
                          sy_stream *s);
-    /* causal attention of each row over its own sequence;  o [T, A*D] act */
+    /* causal attention of each row over its own sequence, within the window if there is one;
+     * sinks [A] or NULL;  o act [T, sy_attn_o_width] */
     sy_status (*attend)(sy_backend *be,
                         const sy_layer_spec *spec,
                         const sy_batch *b,
                         const void *q,
                         const sy_kv_layer *kv,
+                        const float *sinks,
                         void *o,
                         sy_stream *s);
-    /* x += o W_o^T */
+    /* x += o W_o^T + bias */
     sy_status (*attn_out)(sy_backend *be,
                           const sy_layer_spec *spec,
                           const sy_layer_weights *w,
@@ -235,8 +265,8 @@ typedef struct sy_ops {
                           const void *o,
                           float *x,
                           sy_stream *s);
-    /* xn = norm(x) [T, H] act; choice of K experts per row, falling score, lowest index first on
-     * ties; expert [T, K], weight [T, K]. `forced` [T, K] or NULL replaces the choice: weights
+    /* xn = norm(x) [T, H] act; choice of K experts per row, falling choice score (score + choice
+     * bias, within the kept groups), lowest index first on ties; expert [T, K], weight [T, K]. `forced` [T, K] or NULL replaces the choice: weights
      * are then this run's scores of the forced experts. A NaN score counts as -inf. */
     sy_status (*route)(sy_backend *be,
                        const sy_layer_spec *spec,
@@ -328,6 +358,7 @@ struct sy_limits {
     int64_t max_context; /* positions of a sequence */
     int64_t max_spans;   /* sequences in one step; 0: as many as rows */
     int hidden, heads, kv_heads, head_dim, max_inter, experts, top_k, vocab;
+    sy_mla_spec mla; /* zero: no layer has latent attention */
 };
 
 /* Every backend struct begins with its table. */
@@ -343,10 +374,10 @@ sy_status sy_cpu_open(sy_dtype act, sy_pool *pool, const char *isa, sy_backend *
 const char *sy_cpu_isa_name(const sy_backend *be); /* the chosen one */
 
 /* cos and sin for positions [0, n_positions): angle = (float)position * (float)inv_freq[i],
- * inv_freq[i] = theta^(-2i/rotary_dim) in float64 rounded to float32, cos and sin of that float32
- * in float64 by own polynomials, rounded to float32. Owns its memory; free with _destroy. */
+ * inv_freq in float64 rounded to float32, cos and sin of that float32 in float64 by own
+ * polynomials, times attention_factor, rounded to float32. Owns its memory; free with _destroy. */
 sy_status
-sy_rope_table_create(int64_t n_positions, int rotary_dim, double theta, sy_rope_table **out);
+sy_rope_table_create(int64_t n_positions, const sy_rope_spec *rope, sy_rope_table **out);
 void sy_rope_table_destroy(sy_rope_table *table);
 
 #endif

@@ -79,16 +79,17 @@ static void sin_cos_f64(double x, double *sin_out, double *cos_out) {
 }
 
 static void fill_position(sy_rope_table *table,
-                          const float *inv_freq,
+                          const double *inv_freq,
+                          double factor,
                           int64_t position,
                           float *cos_row,
                           float *sin_row) {
     for (int i = 0; i < table->half; i++) {
-        float angle = (float)position * inv_freq[i];
+        float angle = (float)position * (float)inv_freq[i];
         double sine, cosine;
         sin_cos_f64((double)angle, &sine, &cosine);
-        cos_row[i] = (float)cosine;
-        sin_row[i] = (float)sine;
+        cos_row[i] = (float)(cosine * factor);
+        sin_row[i] = (float)(sine * factor);
     }
 }
 
@@ -97,27 +98,70 @@ static uint64_t table_bytes(const sy_rope_table *table) {
     return (uint64_t)table->n_positions * (uint64_t)table->half * sizeof(float);
 }
 
-static sy_status check_arguments(int64_t n_positions, int rotary_dim, double theta) {
+static sy_status check_arguments(int64_t n_positions, const sy_rope_spec *rope) {
     if (n_positions < 0 || n_positions > MAX_POSITIONS)
         return sy_fail(SY_ERR_UNSUPPORTED,
                        "rotary table of %" PRId64 " positions: expected 0 to %d", n_positions,
                        (int)MAX_POSITIONS);
-    if (rotary_dim < 0 || rotary_dim % 2 != 0)
+    if (rope->dim < 0 || rope->dim % 2 != 0)
         return sy_fail(SY_ERR_UNSUPPORTED, "rotary width %d: expected an even number >= 0",
-                       rotary_dim);
-    if (!(theta >= 1.0 && theta <= 1e100))
-        return sy_fail(SY_ERR_UNSUPPORTED, "rotary base %g: expected 1 to 1e100", theta);
+                       rope->dim);
+    if (!(rope->theta >= 1.0 && rope->theta <= 1e100))
+        return sy_fail(SY_ERR_UNSUPPORTED, "rotary base %g: expected 1 to 1e100", rope->theta);
+    if (!(rope->attention_factor > 0 && rope->attention_factor <= 1e6))
+        return sy_fail(SY_ERR_UNSUPPORTED, "rotary factor %g: expected above 0, up to 1e6",
+                       rope->attention_factor);
+    if (rope->factor == 0) return SY_OK;
+    if (!(rope->factor >= 1 && rope->factor <= 1e6 && rope->original_positions >= 1 &&
+          rope->original_positions <= 1e9 && rope->beta_fast > 0 && rope->beta_fast <= 1e6 &&
+          rope->beta_slow > 0 && rope->beta_slow <= 1e6 && rope->theta > 1))
+        return sy_fail(
+            SY_ERR_UNSUPPORTED,
+            "YaRN: factor %g of 1 to 1e6, %g original positions of 1 to 1e9, betas %g "
+            "and %g above 0 up to 1e6, base %g above 1: one is not so",
+            rope->factor, rope->original_positions, rope->beta_fast, rope->beta_slow,
+            rope->theta);
     return SY_OK;
 }
 
+static double floor_f64(double x) {
+    double whole = (double)(int64_t)x; /* towards zero; |x| is far below 2^63 here */
+    return whole > x ? whole - 1 : whole;
+}
+
+/* The pair (as a real number) whose wave makes `turns` turns over the original positions. */
+static double pair_of_turns(const sy_rope_spec *rope, double turns) {
+    double wave = rope->original_positions / (turns * 6.283185307179586);
+    return rope->dim * log_f64(wave) / (2 * log_f64(rope->theta));
+}
+
+/* YaRN (transformers, _compute_yarn_parameters): pairs of many turns keep their frequency, pairs
+ * of few are slowed by the factor, and between the two bounds there is a ramp. */
+static void scale_frequencies(const sy_rope_spec *rope, double *inv_freq) {
+    double low = pair_of_turns(rope, rope->beta_fast);
+    double high = pair_of_turns(rope, rope->beta_slow);
+    if (rope->truncate) {
+        low = floor_f64(low);
+        high = -floor_f64(-high);
+    }
+    low = sy_max(low, 0.0);
+    high = sy_min(high, rope->dim - 1.0);
+    if (low == high) high += 0.001;
+    for (int i = 0; i < rope->dim / 2; i++) {
+        double ramp = sy_min(sy_max((i - low) / (high - low), 0.0), 1.0);
+        inv_freq[i] = (1 - ramp) * inv_freq[i] + ramp * (inv_freq[i] / rope->factor);
+    }
+}
+
 sy_status
-sy_rope_table_create(int64_t n_positions, int rotary_dim, double theta, sy_rope_table **out) {
+sy_rope_table_create(int64_t n_positions, const sy_rope_spec *rope, sy_rope_table **out) {
     sy_status st = SY_OK;
     sy_rope_table *table = NULL;
-    float *inv_freq = NULL, *cos_table = NULL, *sin_table = NULL;
-    int half = rotary_dim / 2;
+    double *inv_freq = NULL;
+    float *cos_table = NULL, *sin_table = NULL;
+    int half = rope->dim / 2;
     *out = NULL;
-    SY_TRY(check_arguments(n_positions, rotary_dim, theta));
+    SY_TRY(check_arguments(n_positions, rope));
     SY_TRY(sy_mem_alloc(&inv_freq, (uint64_t)half * sizeof *inv_freq, "rotary frequencies"));
     SY_TRY(sy_mem_alloc(&table, sizeof *table, "rotary table"));
     table->n_positions = n_positions;
@@ -127,11 +171,13 @@ sy_rope_table_create(int64_t n_positions, int rotary_dim, double theta, sy_rope_
     SY_TRY(sy_mem_alloc(&sin_table, table_bytes(table), "rotary table"));
     table->sin = sin_table;
 
-    double log_theta = log_f64(theta);
+    double log_theta = log_f64(rope->theta);
     for (int i = 0; i < half; i++)
-        inv_freq[i] = (float)exp_f64(-(2.0 * i / rotary_dim) * log_theta);
+        inv_freq[i] = exp_f64(-(2.0 * i / rope->dim) * log_theta);
+    if (rope->factor != 0) scale_frequencies(rope, inv_freq);
     for (int64_t p = 0; p < n_positions; p++)
-        fill_position(table, inv_freq, p, cos_table + p * half, sin_table + p * half);
+        fill_position(table, inv_freq, rope->attention_factor, p, cos_table + p * half,
+                      sin_table + p * half);
     *out = table;
     table = NULL;
 done:

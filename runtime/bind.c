@@ -382,6 +382,7 @@ static sy_status bind_layer(binder *b,
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     char name[NAME_MAX_LENGTH];
+    SY_TRY(b->be->ops->check(b->be, &b->spec->layer[b->layer]));
     SY_TRY(bind_attention(b, w));
     full_name(b, name, "post_attention_layernorm.weight");
     SY_TRY(bind_vector(b, name, b->spec->hidden, (float **)&w->ffn_norm));

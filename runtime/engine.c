@@ -60,7 +60,7 @@ static int64_t most_prompt_ids(const sy_engine_options *o) {
  * sines of one kind of rotary layer. */
 static uint64_t table_bytes(const sy_model_spec *spec, const sy_engine_options *o) {
     uint64_t ids = (uint64_t)o->per_rank * (uint64_t)o->max_context;
-    uint64_t angles = (uint64_t)o->max_context * (uint64_t)spec->layer[0].attn.rotary_dim;
+    uint64_t angles = (uint64_t)o->max_context * (uint64_t)spec->layer[0].attn.rope.dim;
     return (ids + (uint64_t)most_prompt_ids(o)) * sizeof(int32_t) + angles * sizeof(float);
 }
 
@@ -114,6 +114,7 @@ static sy_limits limits_of(const sy_engine_parts *p, const sy_engine_options *o)
         limits.heads = (int)sy_max(limits.heads, layer->attn.heads);
         limits.kv_heads = (int)sy_max(limits.kv_heads, layer->attn.kv_heads);
         limits.head_dim = (int)sy_max(limits.head_dim, layer->attn.head_dim);
+        if (layer->attn.kind == SY_ATTN_MLA) limits.mla = layer->attn.mla; /* equal in all */
         limits.max_inter = (int)sy_max(limits.max_inter, layer->ffn.inter);
         limits.max_inter = (int)sy_max(limits.max_inter, layer->ffn.shared_inter);
     }

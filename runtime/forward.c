@@ -16,7 +16,7 @@ static sy_status attention_block(sy_runner *r, int layer, const sy_batch *batch)
 
     /* x -> q [T, A*D], k and v into the pages -> attended [T, A*D] -> x */
     SY_TRY(ops->attn_in(r->be, spec, w, r->rope[layer], batch, ws->x, ws->q, kv, r->stream));
-    SY_TRY(ops->attend(r->be, spec, batch, ws->q, kv, ws->attended, r->stream));
+    SY_TRY(ops->attend(r->be, spec, batch, ws->q, kv, w->sinks, ws->attended, r->stream));
     SY_TRY(ops->attn_out(r->be, spec, w, batch->n_rows, ws->attended, ws->x, r->stream));
 done:
     return st;

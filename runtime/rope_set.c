@@ -3,7 +3,11 @@
 #include <stdlib.h>
 
 static bool same_rope(const sy_attn_spec *a, const sy_attn_spec *b) {
-    return a->rotary_dim == b->rotary_dim && a->rope_theta == b->rope_theta;
+    const sy_rope_spec *x = &a->rope, *y = &b->rope;
+    return x->dim == y->dim && x->theta == y->theta && x->factor == y->factor &&
+           x->original_positions == y->original_positions && x->beta_fast == y->beta_fast &&
+           x->beta_slow == y->beta_slow && x->truncate == y->truncate &&
+           x->attention_factor == y->attention_factor;
 }
 
 static uint64_t table_bytes(const sy_rope_table *t) {
@@ -32,8 +36,7 @@ done:
 static sy_status add_table(sy_rope_set *set, const sy_attn_spec *attn, int64_t n_positions) {
     sy_status st = SY_OK;
     int i = set->n_tables;
-    SY_TRY(
-        sy_rope_table_create(n_positions, attn->rotary_dim, attn->rope_theta, &set->host[i]));
+    SY_TRY(sy_rope_table_create(n_positions, &attn->rope, &set->host[i]));
     set->table[i] = *set->host[i];
     set->n_tables++;
     if (set->backend->ops->device != NULL) SY_TRY(upload(set, i));

@@ -170,9 +170,10 @@ static sy_status read_rope(const sy_config *config, sy_attn_spec *attn) {
     SY_TRY(refuse_partial(config, config->text));
     if (theta == 0)
         SY_FAIL(SY_ERR_FORMAT, "%s: expected \"rope_theta\", found none", config->where);
-    attn->rope_theta = theta;
-    attn->rope_layout = SY_ROPE_HALF;
-    attn->rotary_dim = attn->head_dim;
+    attn->rope.theta = theta;
+    attn->rope.layout = SY_ROPE_HALF;
+    attn->rope.attention_factor = 1;
+    attn->rope.dim = attn->head_dim;
 done:
     return st;
 }

@@ -11,7 +11,11 @@ static int64_t widest(const sy_model_spec *spec, int64_t (*width)(const sy_layer
 }
 
 static int64_t q_width(const sy_layer_spec *l) {
-    return (int64_t)l->attn.heads * l->attn.head_dim;
+    return sy_attn_q_width(&l->attn);
+}
+
+static int64_t o_width(const sy_layer_spec *l) {
+    return sy_attn_o_width(&l->attn);
 }
 
 static int64_t routed_width(const sy_layer_spec *l) {
@@ -35,12 +39,13 @@ static void carve(sy_backend *be,
     uint64_t act = be->act == SY_F32 ? 4 : 2;
     uint64_t H = (uint64_t)spec->hidden, T = (uint64_t)limits->max_rows,
              P = (uint64_t)limits->max_pairs, K = (uint64_t)widest(spec, top_k),
-             q = (uint64_t)widest(spec, q_width), F = (uint64_t)widest(spec, routed_width),
+             q = (uint64_t)widest(spec, q_width), o = (uint64_t)widest(spec, o_width),
+             F = (uint64_t)widest(spec, routed_width),
              plain = (uint64_t)widest(spec, plain_width);
     /* The factors are bounded by the spec's and the limits' caps: no product of two overflows. */
     ws->x = sy_arena_take(arena, T * H, sizeof *ws->x);
     ws->q = sy_arena_take(arena, T * q, act);
-    ws->attended = sy_arena_take(arena, T * q, act);
+    ws->attended = sy_arena_take(arena, T * o, act);
     ws->xn = sy_arena_take(arena, T * H, act);
     ws->expert = sy_arena_take(arena, T * K, sizeof *ws->expert);
     ws->weight = sy_arena_take(arena, T * K, sizeof *ws->weight);

@@ -54,8 +54,9 @@ static inline sy_attn_spec attention_of(int heads, int kv_heads, int head_dim) {
     return (sy_attn_spec){.heads = heads,
                           .kv_heads = kv_heads,
                           .head_dim = head_dim,
-                          .rotary_dim = head_dim,
-                          .rope_theta = 10000,
+                          .rope.dim = head_dim,
+                          .rope.attention_factor = 1,
+                          .rope.theta = 10000,
                           .softmax_scale = 1.0f / sqrtf((float)head_dim)};
 }
 

@@ -101,7 +101,7 @@ static inline void make_spec(layer *l) {
                                        .kv_heads = s->kv_heads,
                                        .head_dim = s->head_dim,
                                        .qk_norm = SY_QK_NORM_PER_HEAD,
-                                       .rotary_dim = s->head_dim,
+                                       .rope.dim = s->head_dim,
                                        .softmax_scale = 0.1f},
                               .ffn = {.kind = SY_FFN_MOE,
                                       .inter = s->inter,

@@ -34,13 +34,14 @@ static void draw_attention(draw *d, sy_attn_spec *a) {
     *a = (sy_attn_spec){.kind = SY_ATTN_GQA,
                         .kv_heads = pick(d, 1, 3),
                         .head_dim = 2 * (pick(d, 0, 3) == 0 ? pick(d, 31, 70) : pick(d, 2, 20)),
-                        .rope_layout = SY_ROPE_HALF,
-                        .rope_theta = 10000};
+                        .rope.layout = SY_ROPE_HALF,
+                        .rope.attention_factor = 1,
+                        .rope.theta = 10000};
     a->heads = a->kv_heads * pick(d, 1, 4);
     a->qk_norm = (sy_qk_norm)pick(d, 0, 2);
     a->qk_clip = pick(d, 0, 3) == 0 ? 1.5f : 0;
-    a->rotary_dim = pick(d, 0, 1) ? a->head_dim : a->head_dim / 4 * 2;
-    if (a->rotary_dim == 0) a->rotary_dim = 2;
+    a->rope.dim = pick(d, 0, 1) ? a->head_dim : a->head_dim / 4 * 2;
+    if (a->rope.dim == 0) a->rope.dim = 2;
     a->softmax_scale = 1 / __builtin_sqrtf((float)a->head_dim);
 }
 

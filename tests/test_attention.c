@@ -143,7 +143,7 @@ static void check_attend(sy_dtype act, int group, int d, int length, int n_rows)
         store(be, q_act, i, q[i] = uniform(be, 2));
     sy_span span = {.n_rows = n_rows, .position = length - n_rows, .pages = id};
     sy_batch b = {.n_rows = n_rows, .n_spans = 1, .span = &span};
-    assert_int_equal(be->ops->attend(be, &spec, &b, q_act, &kv, o, NULL), SY_OK);
+    assert_int_equal(be->ops->attend(be, &spec, &b, q_act, &kv, NULL, o, NULL), SY_OK);
     for (int t = 0; t < n_rows; t++)
         for (int a = 0; a < 2 * group; a++) {
             int64_t at = t * width + a * d, from = (int64_t)(a / group) * length * d;
@@ -201,7 +201,7 @@ static layer make_layer(sy_backend *be, const sy_layer_spec *spec, int hidden, i
                              .k = l.k.m,
                              .v = l.v.m,
                              .o = l.o.m};
-    assert_int_equal(sy_rope_table_create(context, a->rotary_dim, a->rope_theta, &l.rope),
+    assert_int_equal(sy_rope_table_create(context, &a->rope, &l.rope),
                      SY_OK);
     return l;
 }
@@ -223,8 +223,9 @@ static sy_layer_spec small_spec(void) {
                                     .head_dim = 24,
                                     .qk_norm = SY_QK_NORM_PER_HEAD,
                                     .qk_clip = 2.5f,
-                                    .rotary_dim = 16,
-                                    .rope_theta = 10000.0,
+                                    .rope.dim = 16,
+                                    .rope.attention_factor = 1,
+                                    .rope.theta = 10000.0,
                                     .softmax_scale = 0.2f}};
 }
 
@@ -276,7 +277,7 @@ static void run_step(sy_backend *be,
         if (pass == 1) break;
         assert_int_equal(be->ops->attn_in(be, &l->spec, &l->w, l->rope, &b, rows, q, kv, NULL),
                          SY_OK);
-        assert_int_equal(be->ops->attend(be, &l->spec, &b, q, kv, o, NULL), SY_OK);
+        assert_int_equal(be->ops->attend(be, &l->spec, &b, q, kv, NULL, o, NULL), SY_OK);
         assert_int_equal(be->ops->attn_out(be, &l->spec, &l->w, b.n_rows, o, rows, NULL),
                          SY_OK);
     }
@@ -409,7 +410,7 @@ static void norm_f64(double *x, int n, const float *w, double eps) {
 static void
 finish_f64(const layer *l, double *x, int heads, const float *norm, int64_t position) {
     const sy_attn_spec *a = &l->spec.attn;
-    int d = a->head_dim, half = a->rotary_dim / 2;
+    int d = a->head_dim, half = a->rope.dim / 2;
     if (a->qk_norm == SY_QK_NORM_WHOLE) norm_f64(x, heads * d, norm, (double)l->spec.norm_eps);
     for (int h = 0; h < heads; h++, x += d) {
         if (a->qk_norm == SY_QK_NORM_PER_HEAD) norm_f64(x, d, norm, (double)l->spec.norm_eps);
@@ -444,7 +445,7 @@ static void check_attn_in(sy_dtype act, sy_qk_norm norm, float clip, int rotary_
     sy_layer_spec spec = small_spec();
     spec.attn.qk_norm = norm;
     spec.attn.qk_clip = clip;
-    spec.attn.rotary_dim = rotary_dim;
+    spec.attn.rope.dim = rotary_dim;
     sy_backend *be = open_reserved(act, 2, NULL, &spec.attn, HIDDEN, ROWS, CONTEXT);
     layer l = make_layer(be, &spec, HIDDEN, CONTEXT);
     int n_q = 6 * 24, n_kv = 2 * 24;
@@ -533,19 +534,19 @@ static void an_empty_step_and_too_many_rows_are_harmless(void **state) {
     sy_backend *be = open_reserved(SY_BF16, 2, NULL, &spec.attn, HIDDEN, 4, CONTEXT);
     layer l = make_layer(be, &spec, HIDDEN, CONTEXT);
     sy_batch b = {0};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
                      SY_OK);
-    assert_int_equal(be->ops->attend(be, &spec, &b, NULL, NULL, NULL, NULL), SY_OK);
+    assert_int_equal(be->ops->attend(be, &spec, &b, NULL, NULL, NULL, NULL, NULL), SY_OK);
     assert_int_equal(be->ops->attn_out(be, &spec, &l.w, 0, NULL, NULL, NULL), SY_OK);
     sy_span span = {.n_rows = 600};
     b = (sy_batch){.n_rows = 600, .n_spans = 1, .span = &span};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     assert_int_equal(be->ops->attn_out(be, &spec, &l.w, 600, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     span = (sy_span){.n_rows = 1, .position = CONTEXT};
     b = (sy_batch){.n_rows = 1, .n_spans = 1, .span = &span};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     sy_attn_spec huge = {.kv_heads = 2147483647, .head_dim = 2147483646};
     assert_true(be->ops->kv_page_bytes(be, &huge) == UINT64_MAX);
@@ -581,7 +582,7 @@ static void values_behind_a_row_do_not_change_the_sign_of_a_zero(void **state) {
                           : slot == 1 ? -0x1p-126f
                           : sign == 0 ? 1.0f
                                       : -1.0f);
-            assert_int_equal(be->ops->attend(be, &spec, &b, q, &kv, o[sign], NULL), SY_OK);
+            assert_int_equal(be->ops->attend(be, &spec, &b, q, &kv, NULL, o[sign], NULL), SY_OK);
         }
         assert_memory_equal(o[0], o[1], 2 * (size_t)sy_act_bytes(be));
         sy_mem_free(kv.data, (uint64_t)kv.page_bytes);

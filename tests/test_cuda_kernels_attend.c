@@ -37,7 +37,7 @@ static uint16_t *attend(const world *w, const piece *p, int n, int64_t bound) {
     output o = make_output(NULL, bound * width * 2);
     begin_step(&b, bound, 0, NULL);
     b.n_rows = (int)bound;
-    MUST(cuda_be->ops->attend(cuda_be, &w->spec, &b, device_q, &w->cuda, o.device, NULL));
+    MUST(cuda_be->ops->attend(cuda_be, &w->spec, &b, device_q, &w->cuda, NULL, o.device, NULL));
     return read_output(o);
 }
 
@@ -47,7 +47,7 @@ static uint16_t *attend_on_cpu(const world *w, const piece *p, int n) {
     uint16_t *o = host_block(rows * width * 2);
     sy_span span[MOST_PIECES];
     sy_batch b = batch_of(w, p, n, span, no_ids);
-    MUST(cpu_be->ops->attend(cpu_be, &w->spec, &b, q, &w->cpu, o, NULL));
+    MUST(cpu_be->ops->attend(cpu_be, &w->spec, &b, q, &w->cpu, NULL, o, NULL));
     return o;
 }
 

@@ -25,7 +25,7 @@ make_block(sy_dtype t, const sy_attn_spec *a, int64_t hidden, int n, const int64
     snprintf(
         where, sizeof where,
         "attn_in, %s, hidden %lld, %d heads, %d kv heads, D %d, rotary %d, norm %d, clip %g",
-        sy_dtype_name(t), (long long)hidden, a->heads, a->kv_heads, a->head_dim, a->rotary_dim,
+        sy_dtype_name(t), (long long)hidden, a->heads, a->kv_heads, a->head_dim, a->rope.dim,
         (int)a->qk_norm, (double)a->qk_clip);
     b.w.spec = (sy_layer_spec){.attn = *a, .norm_eps = 1e-6f};
     b.w.n_sequences = n;
@@ -49,7 +49,7 @@ make_block(sy_dtype t, const sy_attn_spec *a, int64_t hidden, int n, const int64
                                 .q_norm = device_copy(b.q_norm, b.n_q * 4),
                                 .k_norm = device_copy(b.k_norm, b.n_kv * 4)};
     b.cuda.q = b.q.cuda, b.cuda.k = b.k.cuda, b.cuda.v = b.v.cuda;
-    MUST(sy_rope_table_create(b.context, a->rotary_dim, a->rope_theta, &b.rope));
+    MUST(sy_rope_table_create(b.context, &a->rope, &b.rope));
     b.device_rope = *b.rope;
     int64_t bytes = b.context * b.rope->half * 4;
     b.device_rope.cos = device_copy(b.rope->cos, bytes);
@@ -179,7 +179,7 @@ static void rotate64(row64 *r, int64_t at, const float *cosine, const float *sin
 static void finish64(const block *b, row64 *r, const float *norm, int64_t position) {
     const sy_attn_spec *a = &b->w.spec.attn;
     double eps = (double)b->w.spec.norm_eps;
-    int half = a->rotary_dim / 2;
+    int half = a->rope.dim / 2;
     if (a->qk_norm == SY_QK_NORM_WHOLE) norm_row64(r, 0, r->n, norm, eps);
     for (int64_t at = 0; at < r->n && a->qk_norm == SY_QK_NORM_PER_HEAD; at += a->head_dim)
         norm_row64(r, at, a->head_dim, norm, eps);
@@ -278,7 +278,7 @@ static void q_k_and_v_match_float64_and_the_cpu(void **state) {
             a.qk_norm = (sy_qk_norm)norm;
             check_attn_in(dtypes[t], &a, 17);
             a.qk_clip = 1.25f;
-            a.rotary_dim = 16;
+            a.rope.dim = 16;
             check_attn_in(dtypes[t], &a, 63);
             a = attention_of(8, 1, 64);
             a.qk_norm = (sy_qk_norm)norm;
@@ -294,7 +294,7 @@ static void q_k_and_v_match_float64_and_the_cpu(void **state) {
     a.qk_norm = SY_QK_NORM_PER_HEAD;
     check_attn_in(SY_BF16, &a, 2048);
     a = attention_of(2, 2, 10);
-    a.rotary_dim = 0;
+    a.rope.dim = 0;
     check_attn_in(SY_BF16, &a, 300);
 }
 

@@ -35,7 +35,7 @@ static sy_status run_attn_in(layer *l) {
                                  &l->kv, NULL);
 }
 static sy_status run_attend(layer *l) {
-    return cuda_be->ops->attend(cuda_be, &l->spec, &l->batch, l->q, &l->kv, l->o, NULL);
+    return cuda_be->ops->attend(cuda_be, &l->spec, &l->batch, l->q, &l->kv, NULL, l->o, NULL);
 }
 static sy_status run_attn_out(layer *l) {
     return cuda_be->ops->attn_out(cuda_be, &l->spec, &l->w, l->n_rows, l->o, l->x, NULL);

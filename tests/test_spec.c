@@ -35,9 +35,9 @@ static void same_layers(const sy_model_spec *a, const sy_model_spec *b) {
         assert_int_equal(p->heads, q->heads);
         assert_int_equal(p->kv_heads, q->kv_heads);
         assert_int_equal(p->head_dim, q->head_dim);
-        assert_int_equal(p->rotary_dim, q->rotary_dim);
+        assert_int_equal(p->rope.dim, q->rope.dim);
         assert_int_equal(p->qk_norm, q->qk_norm);
-        assert_true(p->rope_theta == q->rope_theta);
+        assert_true(p->rope.theta == q->rope.theta);
         assert_true(p->softmax_scale == q->softmax_scale);
         assert_int_equal(f->kind, g->kind);
         assert_int_equal(f->inter, g->inter);
@@ -93,10 +93,10 @@ static void qwen3_has_its_shapes(void **state) {
     assert_int_equal(l->attn.heads, 32);
     assert_int_equal(l->attn.kv_heads, 4);
     assert_int_equal(l->attn.head_dim, 128); /* not hidden / heads, which is 64 */
-    assert_int_equal(l->attn.rotary_dim, 128);
+    assert_int_equal(l->attn.rope.dim, 128);
     assert_int_equal(l->attn.qk_norm, SY_QK_NORM_PER_HEAD);
     assert_true(l->attn.qk_clip == 0);
-    assert_true(l->attn.rope_theta == 1e6);
+    assert_true(l->attn.rope.theta == 1e6);
     assert_true(l->attn.softmax_scale == 0.088388347648318447f); /* 128^-0.5 */
     assert_int_equal(l->ffn.kind, SY_FFN_MOE);
     assert_int_equal(l->ffn.experts, 128);
@@ -338,7 +338,7 @@ static void null_and_harmless_values_count_as_absent(void **state) {
     for (size_t i = 0; i < COUNT(texts); i++) {
         sy_model_spec *spec = expect_accepted(texts[i]);
         assert_int_equal(spec->layer[3].attn.head_dim, 4);
-        assert_true(spec->layer[3].attn.rope_theta == 10000);
+        assert_true(spec->layer[3].attn.rope.theta == 10000);
         assert_int_equal(spec->n_eos, 0);
         assert_int_equal(spec->bos, -1);
         sy_spec_destroy(spec);

@@ -374,8 +374,10 @@ sy_status sy_cpu_attend(sy_backend *be,
                         const sy_batch *b,
                         const void *q,
                         const sy_kv_layer *kv,
+                        const float *sinks,
                         void *o,
                         sy_stream *stream) {
+    (void)sinks;
     (void)stream;
     const sy_attn_spec *attn = &spec->attn;
     if (b->n_rows == 0) return SY_OK;

@@ -102,7 +102,7 @@ static void finish_heads(const attn_in_job *job,
         for (int h = 0; h < n_heads; h++)
             vec->rms_norm_f32(d, x + h * d, norm, job->spec->norm_eps);
     if (attn->qk_clip > 0.0f) vec->clamp(width, attn->qk_clip, x);
-    if (attn->rotary_dim == 0) return;
+    if (attn->rope.dim == 0) return;
     const float *cos = job->rope->cos + position * job->rope->half;
     const float *sin = job->rope->sin + position * job->rope->half;
     for (int h = 0; h < n_heads; h++)
@@ -233,7 +233,7 @@ sy_status sy_cpu_attn_in(sy_backend *be,
                        .hidden = w->q.k,
                        .n_q = w->q.n,
                        .n_kv = w->k.n};
-    for (int i = 0; i < b->n_spans && spec->attn.rotary_dim > 0; i++) {
+    for (int i = 0; i < b->n_spans && spec->attn.rope.dim > 0; i++) {
         int64_t end = b->span[i].position + b->span[i].n_rows;
         if (end > rope->n_positions)
             return sy_fail(SY_ERR_INTERNAL,

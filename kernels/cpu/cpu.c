@@ -26,6 +26,13 @@ static void cpu_close(sy_backend *be) {
     free(cpu);
 }
 
+/* The steps compute all that a spec can say. */
+static sy_status cpu_check(const sy_backend *be, const sy_layer_spec *spec) {
+    (void)be;
+    (void)spec;
+    return SY_OK;
+}
+
 static sy_status cpu_alloc(sy_backend *be, void *out, uint64_t bytes, const char *what) {
     (void)be;
     return sy_mem_alloc(out, bytes, what);
@@ -94,6 +101,7 @@ done:
 static const sy_ops cpu_ops = {
     .name = "cpu",
     .close = cpu_close,
+    .check = cpu_check,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .write = cpu_write,

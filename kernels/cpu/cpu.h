@@ -174,6 +174,7 @@ sy_status sy_cpu_attend(sy_backend *,
                         const sy_batch *,
                         const void *,
                         const sy_kv_layer *,
+                        const float *,
                         void *,
                         sy_stream *);
 sy_status sy_cpu_attn_out(sy_backend *,

@@ -167,10 +167,10 @@ static sy_status check_attn_in(const sy_cuda *cu,
         return sy_fail(SY_ERR_UNSUPPORTED,
                        "heads of width %d; this backend takes even widths to %d",
                        attn->head_dim, (int)ATTN_MAX_HEAD_DIM);
-    if (attn->rotary_dim > attn->head_dim || attn->rotary_dim % 2 != 0)
-        return sy_fail(SY_ERR_INTERNAL, "attn_in: rotary_dim %d of %d", attn->rotary_dim,
+    if (attn->rope.dim > attn->head_dim || attn->rope.dim % 2 != 0)
+        return sy_fail(SY_ERR_INTERNAL, "attn_in: rotary_dim %d of %d", attn->rope.dim,
                        attn->head_dim);
-    for (int i = 0; i < b->n_spans && attn->rotary_dim > 0; i++) {
+    for (int i = 0; i < b->n_spans && attn->rope.dim > 0; i++) {
         int64_t end = b->span[i].position + b->span[i].n_rows;
         if (end > rope->n_positions)
             return sy_fail(SY_ERR_INTERNAL,
@@ -225,8 +225,8 @@ sy_status sy_cuda_attn_in(sy_backend *be,
     }
     job.q_norm = attn->qk_norm == SY_QK_NORM_NONE ? NULL : w->q_norm;
     job.k_norm = attn->qk_norm == SY_QK_NORM_NONE ? NULL : w->k_norm;
-    job.cos = attn->rotary_dim > 0 ? rope->cos : NULL;
-    job.sin = attn->rotary_dim > 0 ? rope->sin : NULL;
+    job.cos = attn->rope.dim > 0 ? rope->cos : NULL;
+    job.sin = attn->rope.dim > 0 ? rope->sin : NULL;
     job.position = cu->step.position;
     job.span_of_row = cu->step.span_of_row;
     job.page_first = cu->step.page_first;
@@ -237,7 +237,7 @@ sy_status sy_cuda_attn_in(sy_backend *be,
     job.heads = attn->heads;
     job.kv_heads = attn->kv_heads;
     job.d = attn->head_dim;
-    job.half = attn->rotary_dim / 2;
+    job.half = attn->rope.dim / 2;
     job.norm = attn->qk_norm;
     job.eps = spec->norm_eps;
     job.clip = attn->qk_clip;

@@ -340,8 +340,10 @@ sy_status sy_cuda_attend(sy_backend *be,
                          const sy_batch *b,
                          const void *q,
                          const sy_kv_layer *kv,
+                         const float *sinks,
                          void *o,
                          sy_stream *s) {
+    (void)sinks; /* refused by sy_cuda_check */
     (void)s;
     sy_cuda *cu = sy_cuda_of(be);
     const sy_attn_spec *attn = &spec->attn;

@@ -209,6 +209,7 @@ static const sy_ops cuda_ops = {
     .name = "cuda",
     .device = &device_ops,
     .close = cuda_close,
+    .check = sy_cuda_check,
     .alloc = cuda_alloc,
     .free = cuda_free,
     .write = cuda_write,

@@ -185,6 +185,7 @@ sy_status sy_cuda_norm_product(sy_cuda *cu,
                                int leaf);
 
 /* ---- attention.cu ---- */
+sy_status sy_cuda_check(const sy_backend *be, const sy_layer_spec *spec);
 uint64_t sy_cuda_kv_page_bytes(const sy_backend *be, const sy_attn_spec *attn);
 sy_status sy_cuda_attn_in(sy_backend *be,
                           const sy_layer_spec *spec,
@@ -200,6 +201,7 @@ sy_status sy_cuda_attend(sy_backend *be,
                          const sy_batch *b,
                          const void *q,
                          const sy_kv_layer *kv,
+                         const float *,
                          void *o,
                          sy_stream *s);
 void sy_cuda_attention_scratch(const sy_cuda *cu, const sy_limits *l, uint64_t *bytes);
