@@ -144,11 +144,12 @@ static void scale_frequencies(const sy_rope_spec *rope, double *inv_freq) {
         low = floor_f64(low);
         high = -floor_f64(-high);
     }
-    low = sy_max(low, 0.0);
-    high = sy_min(high, rope->dim - 1.0);
+    if (low < 0) low = 0;
+    if (high > rope->dim - 1) high = rope->dim - 1;
     if (low == high) high += 0.001;
     for (int i = 0; i < rope->dim / 2; i++) {
-        double ramp = sy_min(sy_max((i - low) / (high - low), 0.0), 1.0);
+        double ramp = (i - low) / (high - low);
+        ramp = ramp < 0 ? 0 : ramp > 1 ? 1 : ramp;
         inv_freq[i] = (1 - ramp) * inv_freq[i] + ramp * (inv_freq[i] / rope->factor);
     }
 }

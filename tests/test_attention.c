@@ -534,19 +534,19 @@ static void an_empty_step_and_too_many_rows_are_harmless(void **state) {
     sy_backend *be = open_reserved(SY_BF16, 2, NULL, &spec.attn, HIDDEN, 4, CONTEXT);
     layer l = make_layer(be, &spec, HIDDEN, CONTEXT);
     sy_batch b = {0};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
                      SY_OK);
     assert_int_equal(be->ops->attend(be, &spec, &b, NULL, NULL, NULL, NULL, NULL), SY_OK);
     assert_int_equal(be->ops->attn_out(be, &spec, &l.w, 0, NULL, NULL, NULL), SY_OK);
     sy_span span = {.n_rows = 600};
     b = (sy_batch){.n_rows = 600, .n_spans = 1, .span = &span};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     assert_int_equal(be->ops->attn_out(be, &spec, &l.w, 600, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     span = (sy_span){.n_rows = 1, .position = CONTEXT};
     b = (sy_batch){.n_rows = 1, .n_spans = 1, .span = &span};
-    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL, NULL),
+    assert_int_equal(be->ops->attn_in(be, &spec, &l.w, l.rope, &b, NULL, NULL, NULL, NULL),
                      SY_ERR_INTERNAL);
     sy_attn_spec huge = {.kv_heads = 2147483647, .head_dim = 2147483646};
     assert_true(be->ops->kv_page_bytes(be, &huge) == UINT64_MAX);
