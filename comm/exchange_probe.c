@@ -1,5 +1,7 @@
 /* Whether rows can be exchanged by a recording: tried out, since it depends on NCCL, the driver and
  * the way between the devices. */
+#include <string.h>
+
 #include "base/log.h"
 #include "base/memory.h"
 #include "comm/exchange_device.h"
@@ -39,8 +41,19 @@ static sy_status record_probe(sy_exchange *ex, probe *p) {
     if (st == SY_OK) st = f->wire->ops->all_gather(f->wire, 1, &gather);
     sy_status ended = device->record_end(ex->be, &p->recording);
     if (st == SY_OK) st = ended;
+    if (st == SY_OK && p->recording == NULL) st = SY_ERR_MEMORY;
 done:
     return st;
+}
+
+/* Whether host holds what all sent here, then what all gathered. */
+static bool arrived_all(const probe *p, int me, int size) {
+    const unsigned char *in = p->host, *gathered = p->host + (uint64_t)size * p->unit;
+    for (int r = 0; r < size; r++)
+        for (uint64_t i = 0, at = (uint64_t)r * p->unit; i < p->unit; i++, at++)
+            if (in[at] != probe_byte(r, me, i) || gathered[at] != probe_byte(r, r, i))
+                return false;
+    return true;
 }
 
 static sy_status run_probe(sy_exchange *ex, probe *p, double deadline) {
@@ -49,15 +62,14 @@ static sy_status run_probe(sy_exchange *ex, probe *p, double deadline) {
     int size = sy_comm_size(ex->comm), me = sy_comm_rank(ex->comm);
     uint64_t region = (uint64_t)size * p->unit;
     for (int i = 0; i < 2; i++) { /* a recording is run again and again */
+        memset(p->host, 0, 2 * region);
+        SY_TRY(ex->be->ops->write(ex->be, p->device + region, p->host, 2 * region, NULL));
         SY_TRY(ex->be->ops->device->replay(ex->be, p->recording));
         SY_TRY(wire->ops->wait(wire, deadline, true));
+        SY_TRY(ex->be->ops->read(ex->be, p->host, p->device + region, 2 * region, NULL));
+        if (!arrived_all(p, me, size))
+            SY_FAIL(SY_ERR_COMM, "a recorded exchange brought other bytes");
     }
-    SY_TRY(ex->be->ops->read(ex->be, p->host, p->device + region, 2 * region, NULL));
-    for (int r = 0; r < size; r++)
-        for (uint64_t i = 0, at = (uint64_t)r * p->unit; i < p->unit; i++, at++)
-            if (p->host[at] != probe_byte(r, me, i) ||
-                p->host[region + at] != probe_byte(r, r, i))
-                SY_FAIL(SY_ERR_COMM, "a recorded exchange brought other bytes");
 done:
     return st;
 }

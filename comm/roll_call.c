@@ -277,32 +277,56 @@ static void describe_call(const made_call *c, int with, char *text, size_t size)
                  (unsigned long long)c->send, (unsigned long long)c->receive);
 }
 
-/* Whether ranks made different calls: then who went apart is the one that differs from more than
- * half of the others, and of two the later one. */
-static bool describe_parting(const sy_roll *roll, char *text, size_t size) {
-    int me = sy_comm_rank(roll->comm), n_ranks = sy_comm_size(roll->comm);
-    int other = -1, n_apart = 0;
-    int64_t number = 0;
-    for (int r = 0; r < n_ranks; r++) {
-        int64_t first = r == me || !roll->answered[r] ? 0 : first_parting(roll, r);
-        if (first == 0 || (number != 0 && first > number)) continue;
-        n_apart = first == number ? n_apart + 1 : 1;
-        number = first;
-        other = r;
+static bool remembers_common(const sy_roll *roll, int r) {
+    for (int i = 0; i < REMEMBERED; i++)
+        if (roll->tell[r].call[i].number != 0 &&
+            roll->tell[r].call[i].number == roll->heard[r].call[i].number)
+            return true;
+    return false;
+}
+
+/* How this rank's calls compare with those of the ranks that answered. */
+typedef struct comparison {
+    int n_compared, n_apart;
+    int other; /* a rank with which the first of the differing calls was made; -1: none differs */
+    int64_t number; /* of that call */
+} comparison;
+
+static comparison compare_calls(const sy_roll *roll) {
+    comparison c = {.other = -1};
+    for (int r = 0; r < sy_comm_size(roll->comm); r++) {
+        if (r == sy_comm_rank(roll->comm) || !roll->answered[r] || !remembers_common(roll, r))
+            continue;
+        int64_t first = first_parting(roll, r);
+        c.n_compared++;
+        if (first == 0) continue;
+        c.n_apart++;
+        if (c.other >= 0 && first >= c.number) continue;
+        c.number = first;
+        c.other = r;
     }
-    if (other < 0) return false;
-    bool mine = n_ranks == 2 ? me > other : 2 * n_apart > n_ranks - 1;
-    int apart = mine ? me : other, usual = mine ? other : me;
-    const made_call *own = &roll->tell[other].call[number % REMEMBERED];
-    const made_call *theirs = &roll->heard[other].call[number % REMEMBERED];
+    return c;
+}
+
+/* Whether ranks made different calls. A rank that differs from most of the others, or the only
+ * one of several that differs from this one, went apart; between two nobody can say which. */
+static bool describe_parting(const sy_roll *roll, char *text, size_t size) {
+    comparison c = compare_calls(roll);
+    int me = sy_comm_rank(roll->comm);
+    if (c.other < 0) return false;
+    bool mine = c.n_compared > 1 && 2 * c.n_apart > c.n_compared;
+    bool known = mine || (c.n_compared > 1 && 2 * c.n_apart < c.n_compared);
+    int first = mine ? me : c.other, second = mine ? c.other : me;
+    const made_call *own = &roll->tell[c.other].call[c.number % REMEMBERED];
+    const made_call *theirs = &roll->heard[c.other].call[c.number % REMEMBERED];
     char what[2][96];
-    describe_call(mine ? own : theirs, usual, what[0], sizeof what[0]);
-    describe_call(mine ? theirs : own, apart, what[1], sizeof what[1]);
+    describe_call(mine ? own : theirs, second, what[0], sizeof what[0]);
+    describe_call(mine ? theirs : own, first, what[1], sizeof what[1]);
     snprintf(text, size,
-             "rank %d on host %s goes its own way: as call %lld between devices it %s, where "
-             "rank %d %s",
-             apart, sy_comm_host_name(roll->comm, apart), (long long)number, what[0], usual,
-             what[1]);
+             "rank %d on host %s %s: as call %lld between devices it %s, where rank %d %s",
+             first, sy_comm_host_name(roll->comm, first),
+             known ? "goes its own way" : "does not call as this one does", (long long)c.number,
+             what[0], second, what[1]);
     return true;
 }
 

@@ -8,7 +8,8 @@
  * have gone on, and this rank, the only one to wait for its device, is behind.
  *
  * Ranks that did not make the same calls after all are found by what each remembers of its latest
- * ones; that comes first, since who is behind then says nothing. */
+ * ones, if they answer; that comes first, since who is behind then says nothing. Calls within
+ * recorded steps are not remembered. */
 #ifndef SY_COMM_ROLL_CALL_H
 #define SY_COMM_ROLL_CALL_H
 

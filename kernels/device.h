@@ -101,7 +101,8 @@ struct sy_device_ops {
      * run. `outside` runs fn(argument); within a recording it is run at each replay instead, in
      * its place among the launches, so argument must stay valid as long as the recording. Where
      * begin fails nothing is recorded; after it, end has to be called whatever fails between.
-     * SY_ERR_MEMORY from end: all was recorded, and there is no room to keep it. */
+     * An `end` that succeeds with *out NULL has recorded all and has no memory to keep it; the
+     * last error's text says which. */
     sy_status (*record_begin)(sy_backend *be);
     sy_status (*outside)(sy_backend *be, sy_status (*fn)(void *), void *argument);
     sy_status (*record_end)(sy_backend *be, sy_recording **out);

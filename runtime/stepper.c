@@ -1,5 +1,6 @@
 #include "runtime/stepper.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/checked.h"
@@ -59,10 +60,13 @@ static sy_status record_bucket(sy_stepper *s, int i) {
     sy_runner *r = s->runner;
     const sy_device_ops *device = r->be->ops->device;
     sy_step step;
+    sy_error_text first;
     SY_TRY(begin_empty(s, bucket_rows[i], &step));
     SY_TRY(device->record_begin(r->be));
     st = sy_forward(r, &step);
+    if (st != SY_OK) sy_status_save(&first);
     sy_status ended = device->record_end(r->be, &s->recording[i]);
+    if (st != SY_OK) sy_status_restore(&first); /* the end may have failed in consequence */
     if (st == SY_OK) st = ended;
 done:
     return st;
@@ -101,19 +105,29 @@ static void forget_bucket(sy_stepper *s, int i) {
     s->recording[i] = NULL;
 }
 
-/* Buckets are recorded one by one, smallest first, until a rank has no memory for the next. */
+static void warn_of_launches(const sy_stepper *s) {
+    char which[48] = "";
+    if (s->n_buckets > 0)
+        snprintf(which, sizeof which, " of more than %d rows",
+                 (int)bucket_rows[s->n_buckets - 1]);
+    SY_WARN("no memory to record steps%s, which makes them slower: %s", which, sy_last_error());
+}
+
+/* Buckets are recorded one by one, smallest first, until a rank has no memory for the next; the
+ * last one that fitted is given up too, to leave some for what is loaded later. */
 static sy_status record_buckets(sy_stepper *s, int n) {
     sy_status st = SY_OK;
     for (int i = 0; i < n; i++) {
-        st = sy_comm_agree(s->comm, record_bucket(s, i));
-        if (st == SY_ERR_MEMORY) {
-            SY_WARN(
-                "no memory to record steps of more than %lld rows, which makes them slower: %s",
-                i == 0 ? 0LL : (long long)bucket_rows[i - 1], sy_last_error());
+        SY_TRY(sy_comm_agree(s->comm, record_bucket(s, i)));
+        sy_status room = s->recording[i] != NULL ? SY_OK : SY_ERR_MEMORY;
+        sy_status all = sy_comm_agree(s->comm, room);
+        if (all == SY_ERR_MEMORY) {
             forget_bucket(s, i);
+            if (i > 0) forget_bucket(s, --s->n_buckets);
+            if (sy_comm_rank(s->comm) == 0) warn_of_launches(s);
             return SY_OK;
         }
-        SY_TRY(st);
+        SY_TRY(all);
         s->n_buckets = i + 1;
     }
 done:
@@ -127,7 +141,9 @@ static sy_status record_all(sy_stepper *s) {
     SY_TRY(sy_exchange_probe_capture(r->exchange, PROBE_DEADLINE, &captured));
     SY_TRY(sy_exchange_set_captured(r->exchange, captured));
     if (!captured)
-        SY_INFO("NCCL cannot be recorded here: each step is several graphs with NCCL between");
+        SY_INFO(
+            "NCCL cannot be recorded here (%s): each step is several graphs with NCCL between",
+            sy_last_error());
     int n = count_buckets(s->options.max_rows);
     for (int i = 0; i < n; i++)
         SY_TRY(sy_comm_agree(s->comm, run_empty(s, i)));

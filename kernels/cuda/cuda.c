@@ -162,7 +162,7 @@ static uint64_t cuda_memory_available(sy_backend *be, uint64_t *identity) {
     sy_cuda *cu = sy_cuda_of(be);
     size_t available = 0, total = 0;
     const cudaUUID_t *id =
-        &cu->properties.uuid; /* parts of one GPU (MIG) have each their own */
+        &cu->properties.uuid; /* GPU instances (MIG) have each their own */
     cudaSetDevice(cu->device);
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) available = 0;
     *identity = sy_hash_bytes(0, id, sizeof *id);

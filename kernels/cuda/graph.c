@@ -10,7 +10,7 @@
 
 typedef struct part {
     cudaGraph_t captured;  /* until the recording ends */
-    cudaGraphExec_t graph; /* NULL: nothing was launched before the call */
+    cudaGraphExec_t graph; /* then; NULL: nothing was launched before the call */
     sy_status (*fn)(void *);
     void *argument;
 } part;
@@ -99,11 +99,15 @@ sy_status sy_cuda_outside(sy_backend *be, sy_status (*fn)(void *), void *argumen
 sy_status sy_cuda_record_end(sy_backend *be, sy_recording **out) {
     sy_cuda *cu = sy_cuda_of(be);
     sy_status st = cu->recording_status;
+    bool no_room = false;
     *out = NULL;
     if (cu->recording == NULL) return sy_fail(SY_ERR_INTERNAL, "the end of no recording");
     if (st == SY_OK) {
         st = end_part(cu, NULL, NULL);
-        if (st == SY_OK) st = make_ready(cu, cu->recording);
+        if (st == SY_OK) {
+            st = make_ready(cu, cu->recording);
+            no_room = st == SY_ERR_MEMORY;
+        }
     } else { /* the stream may still capture: leave that state */
         cudaGraph_t graph = NULL;
         if (cudaStreamEndCapture(cu->stream, &graph) == cudaSuccess && graph != NULL)
@@ -116,7 +120,7 @@ sy_status sy_cuda_record_end(sy_backend *be, sy_recording **out) {
         sy_cuda_record_free(be, cu->recording);
     cu->recording = NULL;
     cu->recording_status = SY_OK;
-    return st;
+    return no_room ? SY_OK : st;
 }
 
 sy_status sy_cuda_replay(sy_backend *be, const sy_recording *recording) {

@@ -38,6 +38,14 @@ static void at_exit(int status, void *) {
     _exit(EXIT_WITH_PROBLEMS);
 }
 
+/* "n", or "n@r" for rank r alone; 0 where it is not given or another rank's. */
+static int64_t for_this_rank(const char *name) {
+    const char *text = getenv(name), *rank = getenv("OMPI_COMM_WORLD_RANK");
+    int n = 0, only = -1;
+    if (text == nullptr || sscanf(text, "%d@%d", &n, &only) < 1) return 0;
+    return only < 0 || (rank != nullptr && atoi(rank) == only) ? n : 0;
+}
+
 static emu_settings read_environment(void) {
     emu_settings s;
     s.seed = number("SY_EMU_SEED", 0);
@@ -46,7 +54,7 @@ static emu_settings read_environment(void) {
     s.stats = number("SY_EMU_STATS", 0) != 0;
     mallocs_left = (int64_t)number("SY_EMU_FAIL_MALLOC", 0);
     launches_left = (int64_t)number("SY_EMU_FAIL_LAUNCH", 0);
-    graphs_left = (int64_t)number("SY_EMU_FAIL_GRAPH", 0);
+    graphs_left = for_this_rank("SY_EMU_FAIL_GRAPH");
     on_exit(at_exit, nullptr);
     return s;
 }

@@ -7,7 +7,8 @@
  *   SY_EMU_DEVICES=n      how many devices there are (1); they share the one memory
  *   SY_EMU_FAIL_MALLOC=n  the n-th cudaMalloc finds no memory
  *   SY_EMU_FAIL_LAUNCH=n  the n-th kernel that runs ends in cudaErrorIllegalAddress
- *   SY_EMU_FAIL_GRAPH=n   the n-th graph that is made ready to run finds no memory
+ *   SY_EMU_FAIL_GRAPH=n[@r]  the n-th graph that is made ready to run finds no memory (on rank r
+ *                         of Open MPI alone)
  *   SY_EMU_STATS=1        prints a table of memory accesses at exit (with the access checker)
  *
  * A *problem* is a fault that the emulation has reported on stderr. A process that ends with exit
