@@ -74,6 +74,12 @@ done:
     return st;
 }
 
+/* A lack of memory can be mended, so it is said aloud. */
+static void tell(sy_status why, const char *what) {
+    sy_log(why == SY_ERR_MEMORY ? SY_LOG_WARNING : SY_LOG_DEBUG, "%s: %s", what,
+           sy_last_error());
+}
+
 /* Whether all ranks say so. */
 static sy_status all_say(sy_comm *comm, bool mine, bool *all) {
     sy_status st = SY_OK;
@@ -96,11 +102,11 @@ sy_status sy_device_form_probe(sy_exchange *ex, double deadline, bool *works) {
     *works = true;
     if (f->wire == NULL) return SY_OK; /* nothing but kernels to record */
     st = record_probe(ex, &p);
-    if (st != SY_OK) SY_DEBUG("recording an exchange of rows: %s", sy_last_error());
+    if (st != SY_OK) tell(st, "recording an exchange of rows");
     SY_TRY(all_say(ex->comm, st == SY_OK, works));
     if (*works) {
         st = run_probe(ex, &p, deadline);
-        if (st != SY_OK) SY_DEBUG("a recorded exchange of rows: %s", sy_last_error());
+        if (st != SY_OK) tell(st, "a recorded exchange of rows");
         SY_TRY(all_say(ex->comm, st == SY_OK, works));
     }
     if (!*works) { /* what is half done in the wire goes with it, after what refers to it */

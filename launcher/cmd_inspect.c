@@ -35,7 +35,7 @@ const char sy_inspect_help[] =
 static bool same_attention(const sy_attn_spec *a, const sy_attn_spec *b) {
     return a->heads == b->heads && a->kv_heads == b->kv_heads && a->head_dim == b->head_dim &&
            a->qk_norm == b->qk_norm && a->qk_clip == b->qk_clip &&
-           a->rotary_dim == b->rotary_dim && a->rope_theta == b->rope_theta &&
+           a->rope.dim == b->rope.dim && a->rope.theta == b->rope.theta &&
            a->softmax_scale == b->softmax_scale;
 }
 
@@ -78,8 +78,8 @@ static sy_status print_attention(const sy_layer_spec *l) {
                          a->heads, a->head_dim, a->kv_heads, (double)a->softmax_scale,
                          qk_norm_name(a->qk_norm)));
     if (a->qk_clip > 0) SY_TRY(sy_out_printf(", clip %g", (double)a->qk_clip));
-    SY_TRY(sy_out_printf("\n  rotary: %d of %d, theta %g; norm eps %g\n", a->rotary_dim,
-                         a->head_dim, a->rope_theta, (double)l->norm_eps));
+    SY_TRY(sy_out_printf("\n  rotary: %d of %d, theta %g; norm eps %g\n", a->rope.dim,
+                         a->head_dim, a->rope.theta, (double)l->norm_eps));
 done:
     return st;
 }
@@ -231,8 +231,8 @@ static json_t *json_layer(const sy_layer_spec *l, int first, int last) {
     json_object_set_new(o, "renorm", json_boolean(f->renorm));
     json_object_set_new(o, "qk_norm", json_string(qk_norm_name(a->qk_norm)));
     json_object_set_new(o, "qk_clip", json_real((double)a->qk_clip));
-    json_object_set_new(o, "rope_theta", json_real(a->rope_theta));
-    json_object_set_new(o, "rotary_dim", json_integer(a->rotary_dim));
+    json_object_set_new(o, "rope_theta", json_real(a->rope.theta));
+    json_object_set_new(o, "rotary_dim", json_integer(a->rope.dim));
     json_object_set_new(o, "softmax_scale", json_real((double)a->softmax_scale));
     json_object_set_new(o, "norm_eps", json_real((double)l->norm_eps));
     return o;

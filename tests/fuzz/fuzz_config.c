@@ -33,7 +33,7 @@ static void check_spec(const sy_model_spec *s) {
         const sy_ffn_spec *f = &s->layer[l].ffn;
         require(a->heads > 0 && a->kv_heads > 0 && a->heads % a->kv_heads == 0);
         require(a->head_dim > 0 && a->head_dim % 2 == 0 && a->softmax_scale > 0);
-        require(a->rope_theta >= 1 && a->qk_clip >= 0 && f->inter > 0 &&
+        require(a->rope.theta >= 1 && a->qk_clip >= 0 && f->inter > 0 &&
                 s->layer[l].norm_eps > 0);
         if (f->kind != SY_FFN_MOE) continue;
         any_moe = true;
