@@ -40,3 +40,23 @@ float sy_f32_from_f16(uint16_t h) {
     uint32_t normal = (mantissa << shift) & 0x3ffu;
     return sy_f32_from_bits(sign | (uint32_t)(113 - shift) << 23 | normal << 13);
 }
+
+float sy_f32_from_e4m3(uint8_t code) {
+    uint32_t sign = (uint32_t)(code & 0x80u) << 24;
+    uint32_t magnitude = code & 0x7fu;
+    if (magnitude == 0x7f) return sy_f32_from_bits(sign | 0x7fc00000u);
+    if (magnitude >= 8) return sy_f32_from_bits(sign | ((magnitude << 20) + (120u << 23)));
+    float f = (float)magnitude * 0x1p-9f;
+    return sign == 0 ? f : -f;
+}
+
+float sy_f32_from_e2m1(uint8_t code) {
+    static const float magnitude[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    float f = magnitude[code & 7u];
+    return (code & 8u) == 0 ? f : -f;
+}
+
+float sy_f32_from_e8m0(uint8_t code) {
+    if (code == 0xff) return sy_f32_from_bits(0x7fc00000u);
+    return sy_f32_from_bits(code == 0 ? 0x00400000u : (uint32_t)code << 23);
+}

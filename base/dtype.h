@@ -1,5 +1,6 @@
 /* Element types as safetensors files name them, and the conversions between float formats.
- * Block-quantised types are dtypes like others; their scales are tensors of their own. */
+ * Block-quantised types are dtypes like others; their scales are tensors of their own. SY_U4 is in
+ * no such file: checkpoints pack eight of these integers into an I32. */
 #ifndef SY_BASE_DTYPE_H
 #define SY_BASE_DTYPE_H
 
@@ -31,7 +32,8 @@
     X(SY_U16, "U16", 16)                                                                         \
     X(SY_I8, "I8", 8)                                                                            \
     X(SY_U8, "U8", 8)                                                                            \
-    X(SY_BOOL, "BOOL", 8)
+    X(SY_BOOL, "BOOL", 8)                                                                        \
+    X(SY_U4, "U4", 4)
 /* clang-format on */
 
 typedef enum sy_dtype {
@@ -70,6 +72,10 @@ static inline uint16_t sy_bf16_from_f32(float f) {
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
-float sy_f32_from_f16(uint16_t h); /* exact, denormals included */
+/* All exact, denormals included. */
+float sy_f32_from_f16(uint16_t h);
+float sy_f32_from_e4m3(uint8_t code); /* the finite kind: 0x7f and 0xff are NaN, no infinity */
+float sy_f32_from_e2m1(uint8_t code); /* the lower 4 bits; no NaN, no infinity */
+float sy_f32_from_e8m0(uint8_t code); /* 2^(code - 127); 0xff is NaN; 0 is a denormal float32 */
 
 #endif

@@ -47,7 +47,7 @@ typedef struct sy_mla_spec {
     int q_rank;  /* width of the compressed query; 0: q is projected directly */
     int kv_rank; /* c: width of the latent */
     int nope, rope;
-    int value;      /* width of a head's output */
+    int value;      /* width of a head's output; even */
     float norm_eps; /* of the norms of query and key-value latents */
 } sy_mla_spec;
 

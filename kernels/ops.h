@@ -19,7 +19,8 @@
  *                 nope part act      one chain (k_up)                 q of the latent: act
  *   attend        q, k, v act        one chain over D, one over       o: act (P is rounded to act;
  *                                    the 64 tokens of a page          m, l, o are f32)
- *                 (a sink joins m and l after the last token)
+ *                 (P of keys that a row does not see is 0. A sink s joins after the last token:
+ *                 m' = max(m, s), l = l e^(m-m') + e^(s-m'), o = o e^(m-m'); then o / l)
  *      MLA        D is the latent's c + rope, v is the latent
  *   attn_out MLA  o act              one chain (v_up)                 head's output: act
  *   attn_out      o act              leaves of kv-head groups (MLA:   x += sum (+ bias) : f32
@@ -46,7 +47,15 @@
  *
  * Weights: in act BF16 a BF16 weight stays BF16, F32 is rounded to BF16 when packed, F16 stays
  * F16 and is widened in registers (x stays rounded to BF16). In act F32 every format is stored
- * as it is and widened exactly in registers. */
+ * as it is and widened exactly in registers.
+ *
+ * Quantised weights (struct sy_quant) keep the bits of their codes and scales in memory. A code
+ * (E4M3, E2M1, or a 4-bit integer less its zero point) is exact in BF16, and is multiplied like a
+ * BF16 weight: pairs from even K, the odd element first. Scales stay out of that chain. Within a
+ * scale group it starts at 0; at the group's end sum = fma(chain, scale, sum), groups ascending
+ * from sum = 0, the scale widened exactly and flushed if denormal. A leaf that cuts a group makes
+ * two groups with the same scale of it. At the end of K, or of each leaf, the factor of the part
+ * is applied: sum * factor or sum / factor, rounded once. */
 #ifndef SY_KERNELS_OPS_H
 #define SY_KERNELS_OPS_H
 
@@ -72,15 +81,58 @@ typedef struct sy_device_ops sy_device_ops;   /* kernels/device.h */
 typedef struct sy_device_rows sy_device_rows; /* kernels/device.h */
 typedef struct sy_stream sy_stream;           /* NULL on the CPU */
 
+typedef enum sy_factor { SY_FACTOR_NONE, SY_FACTOR_TIMES, SY_FACTOR_OVER } sy_factor;
+
+/* What turns the codes of a quantised matrix into weights: value(code) * scale, then * factor or
+ * / factor. value(code) of SY_U4 is code - zero point, or code - 8 where there are none.
+ *
+ *                               codes        scale          group  outputs  factor
+ *   FP8 in blocks, DeepSeek     SY_F8_E4M3   F32 or E8M0    128    128      -
+ *   FP8 per channel, tensor     SY_F8_E4M3   F32, BF16      0      1, 0     -
+ *   MXFP4                       SY_F4        SY_F8_E8M0     32     1        -
+ *   NVFP4, modelopt             SY_F4        SY_F8_E4M3     16     1        times weight_scale_2
+ *   NVFP4, compressed-tensors   SY_F4        SY_F8_E4M3     16     1        over
+ *                                                                            weight_global_scale
+ *   INT4, AWQ, GPTQ             SY_U4        BF16, F16, F32 32..128  1      -
+ *
+ * A part that is cut from a larger tensor at an output that begins no block of 128 has its scales
+ * repeated per output (outputs = 1) by whoever cuts it; that gives the same bits. */
+typedef struct sy_quant {
+    sy_dtype scale; /* SY_F32, SY_F16, SY_BF16, SY_F8_E8M0 or SY_F8_E4M3          */
+    int group;      /* inputs that share a scale: 16, 32, 64, 128; 0: all         */
+    int outputs;    /* outputs that share a scale: 1, 128; 0: all of the part     */
+    bool zeros;     /* SY_U4: a zero point for each group of each output          */
+    sy_factor use_factor;
+    float factor[2]; /* of each part */
+} sy_quant;
+
 /* A weight matrix in the backend's own layout: y = x W^T, W [n, k]. The memory belongs to the
  * owner of the weights; the struct is plain data. A matrix of two parts holds gate and up of
  * one expert, [n, k] each, laid out so that both meet in the same tile. */
 typedef struct sy_matrix {
     void *data;
-    sy_dtype dtype; /* as stored: SY_BF16, SY_F16 or SY_F32 */
-    int parts;      /* 1, or 2 (gate, up)                   */
-    int64_t n, k;   /* outputs of one part, inputs          */
+    sy_dtype dtype; /* SY_BF16, SY_F16, SY_F32; quantised: SY_F8_E4M3, SY_F4, SY_U4 */
+    int parts;      /* 1, or 2 (gate, up)         */
+    int64_t n, k;   /* outputs of one part, inputs */
+    sy_quant quant; /* of quantised codes only    */
 } sy_matrix;
+
+static inline bool sy_is_quantised(sy_dtype dtype) {
+    return dtype == SY_F8_E4M3 || dtype == SY_F4 || dtype == SY_U4;
+}
+
+/* Some output rows [row0, row0 + n_rows) of a part as a file has them: row-major, any alignment,
+ * one row behind the other. The rest is for quantised matrices and else unused. */
+typedef struct sy_weight_source {
+    sy_dtype dtype; /* the file's; of quantised codes the matrix's */
+    /* [n_rows, k]. SY_F4: two a byte, the first in the lower half, rows of ceil(k / 2) bytes.
+     * SY_U4: eight in a little-endian word, the first lowest, rows of ceil(k / 8) words. */
+    const void *codes;
+    /* [., ceil(k / group)], group 0: [., 1]. A row for each of these outputs (outputs = 1), or from
+     * that of row0 / 128 on one for each block of 128, or one alone (outputs = 0). */
+    const void *scales;
+    const uint8_t *zeros; /* [n_rows, ceil(k / group)], 0..15 a byte */
+} sy_weight_source;
 
 /* Weights of one layer on this rank. Vectors are float32. Unused members are NULL / zero. */
 typedef struct sy_layer_weights {
@@ -212,10 +264,11 @@ typedef struct sy_ops {
 
     /* Weights. stored_dtype: how a file's dtype is kept under this run's activations.
      * matrix_bytes: device bytes of a matrix (data ignored), a multiple of 64; UINT64_MAX on
-     * overflow. pack: output rows [row0, row0 + n_rows) of a part from row-major src [n_rows, k]
-     * of the file's dtype at any alignment; row0 is a multiple of SY_PACK_ROWS, n_rows too
-     * unless it ends the part. Rows of different groups may be packed by different threads at
-     * the same time. */
+     * overflow or for a format that the backend lacks. pack: output rows [row0, row0 + n_rows) of
+     * a part; row0 is a multiple of SY_PACK_ROWS, n_rows too unless it ends the part. Rows of
+     * different groups may be packed by different threads at the same time. A scale or factor
+     * that is no finite number, a factor of 0 that divides, or a zero point above 15 is
+     * SY_ERR_FORMAT, and the text names its place in the part. */
     sy_dtype (*stored_dtype)(const sy_backend *be, sy_dtype file_dtype);
     uint64_t (*matrix_bytes)(const sy_backend *be, const sy_matrix *m);
     sy_status (*pack)(sy_backend *be,
@@ -223,8 +276,7 @@ typedef struct sy_ops {
                       int part,
                       int64_t row0,
                       int64_t n_rows,
-                      const void *src,
-                      sy_dtype src_dtype);
+                      const sy_weight_source *src);
 
     uint64_t (*kv_page_bytes)(const sy_backend *be, const sy_attn_spec *attn);
     /* Scratch the steps need for batches of at most max_rows tokens and max_pairs pairs. */
@@ -379,5 +431,9 @@ const char *sy_cpu_isa_name(const sy_backend *be); /* the chosen one */
 sy_status
 sy_rope_table_create(int64_t n_positions, const sy_rope_spec *rope, sy_rope_table **out);
 void sy_rope_table_destroy(sy_rope_table *table);
+
+/* What the spec multiplies q of a position by, 1 + query_beta * ln(1 + floor(position /
+ * query_positions)): in float64 with an own logarithm, rounded to float32. */
+float sy_query_scale(const sy_attn_spec *attn, int64_t position);
 
 #endif

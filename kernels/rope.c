@@ -187,6 +187,12 @@ done:
     return st;
 }
 
+float sy_query_scale(const sy_attn_spec *attn, int64_t position) {
+    if (attn->query_beta == 0 || attn->query_positions < 1) return 1.0f;
+    double spans = (double)(position / attn->query_positions);
+    return (float)(1.0 + (double)attn->query_beta * log_f64(1.0 + spans));
+}
+
 void sy_rope_table_destroy(sy_rope_table *table) {
     if (table == NULL) return;
     sy_mem_free((void *)table->cos, table_bytes(table));

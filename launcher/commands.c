@@ -58,5 +58,49 @@ const sy_command sy_commands[] = {
      .needs_model = true,
      .parallel = false,
      .main = sy_cmd_inspect},
+    {.name = "convert",
+     .synopsis = "MODEL OUT --to FORMAT [options]",
+     .summary = "write a checkpoint in another precision",
+     .text =
+         "Writes the model to the new directory OUT. Routed experts become FORMAT; attention,\n"
+         "dense and shared FFN do so with --all. Embeddings, lm_head, norms, routers, biases "
+         "and\n"
+         "kv_b_proj stay as they are, or become bf16 where they were quantised otherwise.\n"
+         "\n"
+         "  bf16    no quantisation\n"
+         "  fp8     E4M3, one float32 scale for 128 x 128 values\n"
+         "  q8      8-bit integers, one bf16 scale for 32 values; Switchyard's own\n"
+         "  mxfp4   E2M1, one power of two for 32 values\n"
+         "  nvfp4   E2M1, one E4M3 scale for 16 values, one float32 a matrix\n"
+         "\n"
+         "All is written to OUT.partial, which becomes OUT at the end. A conversion that was\n"
+         "ended goes on when the same command is given again.\n"
+         "\n"
+         "--json prints one object: source_bytes, target_bytes, tensors, shards, encoded\n"
+         "(matrices in the new format), kept_shards, written_bytes, seconds.",
+     .needs_model = true,
+     .needs_target = true,
+     .parallel = false,
+     .main = sy_cmd_convert},
+    {.name = "eval",
+     .synopsis = "MODEL --text FILE [options]",
+     .summary = "perplexity of a text, and distance from another model",
+     .text =
+         "The text is cut into windows of --ctx tokens, each computed on its own; no special\n"
+         "token is added, and the first token of a window is not scored. Perplexity is e to "
+         "the\n"
+         "mean negative log-likelihood of the scored tokens.\n"
+         "\n"
+         "--against adds, for the same tokens, the mean divergence KL(MODEL2 || MODEL) in "
+         "nats,\n"
+         "the share of positions where both find the same token likeliest, and MODEL2's\n"
+         "perplexity. The two tokenizers must cut the text into the same ids.\n"
+         "\n"
+         "--json prints one object: model, text_bytes, tokens, scored_tokens, ctx, nll and\n"
+         "perplexity; with --against also against, against_nll, against_perplexity, kl and\n"
+         "same_top_1.",
+     .needs_model = true,
+     .parallel = true,
+     .main = sy_cmd_eval},
     {.name = NULL},
 };

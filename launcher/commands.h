@@ -9,5 +9,7 @@ sy_status sy_cmd_bench(const sy_options *options);
 sy_status sy_cmd_logits(const sy_options *options);
 sy_status sy_cmd_tokenize(const sy_options *options);
 sy_status sy_cmd_inspect(const sy_options *options);
+sy_status sy_cmd_convert(const sy_options *options);
+sy_status sy_cmd_eval(const sy_options *options);
 
 #endif

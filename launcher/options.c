@@ -283,11 +283,15 @@ static sy_status refused(const parser *p, int code, char **argv) {
 }
 
 static sy_status take_model(sy_options *out, const char *text) {
-    if (out->model != NULL)
+    bool is_target = out->model != NULL && out->command->needs_target;
+    const char **field = is_target ? &out->target : &out->model;
+    if (*field != NULL)
         return sy_fail(SY_ERR_USAGE, "unexpected argument \"%s\" after the model \"%s\"", text,
-                       out->model);
-    if (text[0] == '\0') return sy_fail(SY_ERR_USAGE, "the model's path is empty");
-    out->model = text;
+                       *field);
+    if (text[0] == '\0')
+        return sy_fail(SY_ERR_USAGE, "the %s path is empty",
+                       is_target ? "new model's" : "model's");
+    *field = text;
     return SY_OK;
 }
 
@@ -382,6 +386,9 @@ static sy_status parse_command(int argc, char **argv, sy_options *out, bool *han
     SY_TRY(take_environment(&p));
     if (out->command->needs_model && out->model == NULL)
         SY_FAIL(SY_ERR_USAGE, "no model given: switchyard %s %s", out->command->name,
+                out->command->synopsis);
+    if (out->command->needs_target && out->target == NULL)
+        SY_FAIL(SY_ERR_USAGE, "no OUT given: switchyard %s %s", out->command->name,
                 out->command->synopsis);
     bool starts_ranks = out->n_ranks > 0 || out->hosts != NULL || out->hostfile != NULL;
     if (starts_ranks && out->under_launcher)

@@ -18,6 +18,7 @@ typedef struct sy_command {
     const char *summary;  /* one line for the list of commands */
     const char *text;     /* paragraphs printed by --help before the options */
     bool needs_model;     /* a MODEL argument is required */
+    bool needs_target;    /* and an OUT argument behind it */
     bool parallel;        /* takes -n N and runs on ranks; else one plain process */
     sy_status (*main)(const sy_options *options); /* collective on parallel commands */
 } sy_command;
@@ -27,7 +28,8 @@ extern const sy_command sy_commands[];
 
 struct sy_options {
     const sy_command *command;
-    const char *model; /* path, or NULL */
+    const char *model;  /* path, or NULL */
+    const char *target; /* OUT, of commands that need one; else NULL */
 
     /* parallel run */
     int n_ranks;             /* -n N; 0 = not given                                     */
@@ -69,6 +71,18 @@ struct sy_options {
 
     /* logits */
     const char *out; /* --out FILE.npy */
+
+    /* convert */
+    const char *to;      /* --to bf16 | fp8 | q8 | mxfp4 | nvfp4; NULL = not given */
+    bool all_matrices;   /* --all: not only routed experts */
+    double shard_size;   /* --shard-size GB, default 4 */
+    int convert_threads; /* -t N, default 2 */
+    bool dry_run;        /* --dry-run */
+
+    /* eval */
+    const char *text_file; /* --text FILE, or NULL */
+    const char *against;   /* --against MODEL2, or NULL */
+    int64_t window;        /* --ctx N: tokens of a window, default 512 */
 
     /* inspect */
     int ranks; /* --ranks N: bytes per rank as if on N ranks, default 1 */

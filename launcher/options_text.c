@@ -71,6 +71,10 @@ sy_status sy_options_describe(const sy_options *options, char **line) {
         fputc(' ', f);
         print_quoted(f, options->model);
     }
+    if (options->target != NULL) {
+        fputc(' ', f);
+        print_quoted(f, options->target);
+    }
     for (const sy_option *row = sy_option_table; row->name != NULL; row++)
         if (sy_option_applies(row, options->command)) print_value(f, row, options);
     if (fclose(f) != 0) {

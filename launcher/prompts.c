@@ -129,7 +129,7 @@ sy_status sy_prompts_read(const sy_options *o,
         goto done;
     }
     if (tokenizer == NULL)
-        SY_FAIL(SY_ERR_USAGE, "%s has no tokenizer.json: give the prompt as --ids \"1 2 3\"",
+        SY_FAIL(SY_ERR_USAGE, "%s has no tokenizer: give the prompt as --ids \"1 2 3\"",
                 o->model);
     SY_TRY(read_texts(o, out));
     for (int i = 0; i < out->n; i++) {

@@ -67,7 +67,7 @@ done:
     return st;
 }
 
-/* "12", or "dense:1,moe:2" in either order. Nine digits are more than any model has layers. */
+/* "12", or "dense:1,moe:2" in either order, or "moe:2". Nine digits are more than any model has layers. */
 static sy_status parse_layers(const char *text, int *n_dense, int *n_moe) {
     int used = 0;
     *n_dense = *n_moe = 0;
@@ -81,10 +81,14 @@ static sy_status parse_layers(const char *text, int *n_dense, int *n_moe) {
     if (sscanf(text, "moe:%9d,dense:%9d%n", n_moe, n_dense, &used) == 2 && text[used] == '\0' &&
         *n_dense >= 0 && *n_moe > 0)
         return SY_OK;
-    return sy_fail(SY_ERR_USAGE,
-                   "--layers: expected a number or dense:N,moe:N with at least one MoE layer, "
-                   "found \"%s\"",
-                   text);
+    *n_dense = 0;
+    if (sscanf(text, "moe:%9d%n", n_moe, &used) == 1 && text[used] == '\0' && *n_moe > 0)
+        return SY_OK;
+    return sy_fail(
+        SY_ERR_USAGE,
+        "--layers: expected a number, moe:N, or dense:N,moe:N with at least one MoE layer, "
+        "found \"%s\"",
+        text);
 }
 
 static sy_status load_spec(sy_session *s) {
@@ -116,17 +120,18 @@ done:
 }
 
 static sy_status load_tokenizer(sy_session *s) {
-    char path[4096];
-    struct stat info;
-    int n = snprintf(path, sizeof path, "%s/tokenizer.json", s->options->model);
-    if (n < 0 || n >= (int)sizeof path || stat(path, &info) != 0) return SY_OK;
+    if (sy_tokenizer_file(s->options->model) == NULL) return SY_OK;
     return sy_tokenizer_load(s->options->model, s->spec->vocab, &s->tokenizer);
 }
 
-/* An end token that tokenizer_config.json names only by its text. */
+/* An end token that tokenizer_config.json names only by its text; or, where the configuration
+ * names none at all, that of the tokenizer. */
 static sy_status add_named_eos(sy_session *s) {
     const char *name = s->spec->eos_token;
-    if (s->tokenizer == NULL || name[0] == '\0') return SY_OK;
+    if (s->tokenizer == NULL) return SY_OK;
+    if (s->spec->n_eos == 0 && sy_tokenizer_eos(s->tokenizer) >= 0)
+        return sy_spec_add_eos(s->spec, sy_tokenizer_eos(s->tokenizer), "tokenizer");
+    if (name[0] == '\0') return SY_OK;
     int32_t id = sy_tokenizer_token_id(s->tokenizer, name, strlen(name));
     return id < 0 ? SY_OK : sy_spec_add_eos(s->spec, id, "tokenizer_config.json: eos_token");
 }

@@ -118,7 +118,9 @@ void sy_added_next(sy_added_scan *scan, sy_added_hit *hit) {
         if (token->single_word && touches_word(scan, start, end)) continue;
         if (token->lstrip && start > scan->start)
             start -= sy_white_space_suffix(scan->text + scan->start, start - scan->start);
+        if (token->lstrip && start < scan->start) start = scan->start;
         if (token->rstrip) end = skip_white_space(scan, end);
+        if (start >= end) continue; /* all of it is what an earlier one swallowed */
 
         hit->gap_start = scan->start;
         hit->gap_end = start > scan->start ? start : scan->start;

@@ -6,16 +6,43 @@
 #include "base/memory.h"
 #include "runtime/weights.h"
 
+/* How the codes of 4-bit integers lie in a file: rows of outputs, or (AWQ, GPTQ) rows of inputs. */
+typedef enum sy_int4_order {
+    SY_INT4_ROWS,
+    SY_INT4_AWQ,
+    SY_INT4_GPTQ,
+    SY_INT4_GPTQ_V2
+} sy_int4_order;
+
+/* Output rows of a matrix within the tensors that hold it. Row r of the piece is stored row
+ * row0 + r * row_step; `across` it is the other way round: input c of output r is value
+ * row0 + r * row_step of stored row column0 + c. Quantised: scales, zero points and factor lie in
+ * tensors of their own, whose rows are those of the codes. */
+typedef struct sy_piece {
+    uint64_t seed;                /* of dummy weights */
+    const sy_tensor_entry *codes; /* NULL: dummy weights, BF16 */
+    int64_t width;                /* values of a stored row */
+    int64_t row0, row_step;
+    bool across;
+    int64_t column0;
+    sy_dtype dtype; /* of the codes as a matrix names it */
+    sy_quant quant;
+    const sy_tensor_entry *scales, *zeros, *groups; /* groups: the group of each input (GPTQ) */
+    sy_int4_order order;
+    bool
+        spread; /* the file's scales are for blocks of 128 rows, which the piece cuts: the matrix
+                  * has one for each output */
+} sy_piece;
+
 /* One matrix part or vector to fill. Exactly one of matrix and vector is set. */
 typedef struct sy_bind_item {
-    const sy_tensor_entry *tensor; /* NULL for dummy weights */
-    uint64_t begin; /* bytes into the tensor (an expert's slice of a fused one) */
+    sy_piece from;
     sy_matrix *matrix;
     int part;
     float *vector;
-    int64_t rows, columns; /* of the part; a vector has 1 row */
+    int64_t rows, columns; /* of the part; a vector has 1 column */
     bool routed;           /* belongs to a routed expert */
-    uint64_t seed;         /* of dummy weights: role, layer and expert folded together */
+    float dummy;           /* what a dummy vector is filled with */
 } sy_bind_item;
 
 typedef struct sy_bind_list {

@@ -14,8 +14,15 @@
 #include "base/log.h"
 #include "runtime/shard_index.h"
 
-#define SINGLE_NAME "model.safetensors"
-#define INDEX_NAME "model.safetensors.index.json"
+/* What a checkpoint's files are called: by Hugging Face, and by Mistral. */
+typedef struct file_names {
+    const char *single, *index;
+} file_names;
+static const file_names known_names[] = {
+    {"model.safetensors", "model.safetensors.index.json"},
+    {"consolidated.safetensors", "consolidated.safetensors.index.json"},
+};
+enum { N_KNOWN_NAMES = sizeof known_names / sizeof known_names[0] };
 
 /* Most that one pread returns on Linux. */
 #define MAX_READ ((uint64_t)0x7ffff000)
@@ -106,13 +113,13 @@ static sy_status order_tensors(sy_checkpoint *c) {
 }
 
 /* Every tensor of the index must be where it says. Both lists are ordered by name. */
-static sy_status check_index(const sy_checkpoint *c, const sy_shard_index *index) {
+static sy_status
+check_index(const sy_checkpoint *c, const sy_shard_index *index, const char *index_path) {
     for (int i = 0; i < index->n_entries; i++) {
         const sy_shard_entry *e = &index->entry[i];
         const sy_tensor_entry *t = sy_checkpoint_find(c, e->tensor);
         if (t != NULL && t->file == e->file) continue;
-        return sy_fail(SY_ERR_FORMAT,
-                       "%s: " INDEX_NAME " names tensor \"%s\" in %s, found %s%s", c->directory,
+        return sy_fail(SY_ERR_FORMAT, "%s names tensor \"%s\" in %s, found %s%s", index_path,
                        e->tensor, e->shard, t != NULL ? "it in " : "no such tensor there",
                        t != NULL ? c->file_name[t->file] : "");
     }
@@ -120,7 +127,8 @@ static sy_status check_index(const sy_checkpoint *c, const sy_shard_index *index
 }
 
 /* Leaves out what the index does not name: a stale shard, or a hidden tensor. */
-static void drop_unlisted(sy_checkpoint *c, const sy_shard_index *index) {
+static void
+drop_unlisted(sy_checkpoint *c, const sy_shard_index *index, const char *index_path) {
     int kept = 0;
     const char *example = NULL;
     for (int i = 0; i < c->n_tensors; i++) {
@@ -132,8 +140,8 @@ static void drop_unlisted(sy_checkpoint *c, const sy_shard_index *index) {
     c->n_unlisted = c->n_tensors - kept;
     c->n_tensors = kept;
     if (example != NULL)
-        SY_WARN("%s: left out %d tensor%s that " INDEX_NAME " does not name, such as \"%s\"",
-                c->directory, c->n_unlisted, c->n_unlisted == 1 ? "" : "s", example);
+        SY_WARN("left out %d tensor%s that %s does not name, such as \"%s\"", c->n_unlisted,
+                c->n_unlisted == 1 ? "" : "s", index_path, example);
 }
 
 static void sum_bytes(sy_checkpoint *c) {
@@ -154,12 +162,12 @@ static sy_status open_sharded(const char *directory,
     for (int i = 0; i < index->n_shards; i++)
         SY_TRY(open_file(c, directory_fd, index->shard[i]));
     SY_TRY(order_tensors(c));
-    SY_TRY(check_index(c, index));
-    drop_unlisted(c, index);
+    SY_TRY(check_index(c, index, index_path));
+    drop_unlisted(c, index, index_path);
     sum_bytes(c);
     if (index->has_total && index->total_size != c->tensor_bytes)
-        SY_WARN("%s: " INDEX_NAME " says %" PRIu64 " bytes of tensors, found %" PRIu64,
-                directory, index->total_size, c->tensor_bytes);
+        SY_WARN("%s says %" PRIu64 " bytes of tensors, found %" PRIu64, index_path,
+                index->total_size, c->tensor_bytes);
     *out = c;
     c = NULL;
 done:
@@ -168,11 +176,12 @@ done:
     return st;
 }
 
-static sy_status open_single(const char *directory, int directory_fd, sy_checkpoint **out) {
+static sy_status
+open_single(const char *directory, int directory_fd, const char *name, sy_checkpoint **out) {
     sy_status st = SY_OK;
     sy_checkpoint *c = NULL;
     SY_TRY(create(directory, 1, &c));
-    SY_TRY(open_file(c, directory_fd, SINGLE_NAME));
+    SY_TRY(open_file(c, directory_fd, name));
     SY_TRY(order_tensors(c));
     sum_bytes(c);
     *out = c;
@@ -182,31 +191,43 @@ done:
     return st;
 }
 
+static sy_status
+is_there(const char *directory, int directory_fd, const char *name, bool *out) {
+    struct stat info;
+    *out = fstatat(directory_fd, name, &info, 0) == 0;
+    if (*out || errno == ENOENT) return SY_OK;
+    return sy_fail(SY_ERR_IO, "%s/%s: %s", directory, name, strerror(errno));
+}
+
+static sy_status
+open_index(const char *directory, int directory_fd, const char *name, sy_checkpoint **out) {
+    size_t size = strlen(directory) + strlen(name) + 2;
+    char *path = malloc(size);
+    if (path == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a path");
+    snprintf(path, size, "%s/%s", directory, name);
+    sy_status st = open_sharded(directory, directory_fd, path, out);
+    free(path);
+    return st;
+}
+
 sy_status sy_checkpoint_open(const char *directory, sy_checkpoint **out) {
     sy_status st = SY_OK;
-    struct stat info;
-    size_t n = strlen(directory);
-    char *index_path = malloc(n + sizeof "/" INDEX_NAME);
-    int fd = -1;
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     *out = NULL;
-    if (index_path == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a path");
-    memcpy(index_path, directory, n);
-    memcpy(index_path + n, "/" INDEX_NAME, sizeof "/" INDEX_NAME);
-    fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) SY_FAIL(SY_ERR_IO, "%s: %s", directory, strerror(errno));
-
-    if (fstatat(fd, SINGLE_NAME, &info, 0) == 0)
-        SY_TRY(open_single(directory, fd, out));
-    else if (errno != ENOENT)
-        SY_FAIL(SY_ERR_IO, "%s/" SINGLE_NAME ": %s", directory, strerror(errno));
-    else if (fstatat(fd, INDEX_NAME, &info, 0) == 0)
-        SY_TRY(open_sharded(directory, fd, index_path, out));
-    else
-        SY_FAIL(SY_ERR_IO, "%s: expected " SINGLE_NAME " or " INDEX_NAME ", found neither",
-                directory);
+    for (int i = 0; i < N_KNOWN_NAMES && *out == NULL; i++) {
+        const file_names *names = &known_names[i];
+        bool single = false, index = false;
+        SY_TRY(is_there(directory, fd, names->single, &single));
+        if (single) SY_TRY(open_single(directory, fd, names->single, out));
+        if (!single) SY_TRY(is_there(directory, fd, names->index, &index));
+        if (index) SY_TRY(open_index(directory, fd, names->index, out));
+    }
+    if (*out == NULL)
+        SY_FAIL(SY_ERR_IO, "%s: expected %s or %s, found neither", directory,
+                known_names[0].single, known_names[0].index);
 done:
     if (fd >= 0) close(fd);
-    free(index_path);
     return st;
 }
 

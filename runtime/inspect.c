@@ -1,18 +1,13 @@
 #include "runtime/inspect.h"
 
-#include <stdlib.h>
+#include <dirent.h>
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-const char *sy_part_name(sy_part part) {
-    static const char *const names[] = {
-#define X(name, text) text,
-        SY_PART_LIST(X)
-#undef X
-    };
-    return (unsigned)part < SY_PART_COUNT ? names[part] : "?";
-}
+#include "runtime/tokenizer.h"
 
 /* The number between `key` and a dot; -1 if there is none of at most six digits. */
 static int number_after(const char *name, const char *key) {
@@ -24,19 +19,31 @@ static int number_after(const char *name, const char *key) {
     return (int)strtol(at, NULL, 10);
 }
 
+static bool has_any(const char *name, const char *const *words, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (strstr(name, words[i]) != NULL) return true;
+    return false;
+}
+#define HAS_ANY(name, ...)                                                                     \
+    has_any((name), (const char *const[]){__VA_ARGS__},                                        \
+            sizeof((const char *const[]){__VA_ARGS__}) / sizeof(const char *))
+
+/* Names of all families: transformers', Sarvam-30B's and Mistral's own. */
 sy_part sy_part_of(const char *name, int *layer, int *expert) {
     *layer = number_after(name, "layers.");
     *expert = number_after(name, ".experts.");
-    if (strstr(name, "norm.") != NULL) return SY_PART_NORMS;
+    if (HAS_ANY(name, "norm.")) return SY_PART_NORMS;
     if (*layer < 0) {
-        if (strstr(name, "embed_tokens.") != NULL) return SY_PART_EMBEDDING;
-        return strncmp(name, "lm_head.", 8) == 0 ? SY_PART_LM_HEAD : SY_PART_OTHER;
+        if (HAS_ANY(name, "embed_tokens.", "word_embeddings.", "tok_embeddings."))
+            return SY_PART_EMBEDDING;
+        return HAS_ANY(name, "lm_head.") || strncmp(name, "output.", 7) == 0 ? SY_PART_LM_HEAD
+                                                                             : SY_PART_OTHER;
     }
-    if (strstr(name, ".self_attn.") != NULL) return SY_PART_ATTENTION;
-    if (strstr(name, ".experts.") != NULL) return SY_PART_ROUTED;
-    if (strstr(name, ".shared_expert") != NULL) return SY_PART_SHARED;
-    if (strstr(name, ".gate.") != NULL) return SY_PART_ROUTER;
-    return strstr(name, ".mlp.") != NULL ? SY_PART_DENSE_FFN : SY_PART_OTHER;
+    if (HAS_ANY(name, ".self_attn.", ".attention.")) return SY_PART_ATTENTION;
+    if (HAS_ANY(name, ".experts.")) return SY_PART_ROUTED;
+    if (HAS_ANY(name, ".shared_expert")) return SY_PART_SHARED;
+    if (HAS_ANY(name, ".gate.", ".router.", "e_score_correction_bias")) return SY_PART_ROUTER;
+    return HAS_ANY(name, ".mlp.", ".feed_forward.") ? SY_PART_DENSE_FFN : SY_PART_OTHER;
 }
 
 static void tally(sy_tally *t, uint64_t bytes) {
@@ -44,17 +51,36 @@ static void tally(sy_tally *t, uint64_t bytes) {
     t->bytes += bytes;
 }
 
-/* While counting: what all ranks hold, and per layer the bytes that every expert of it has.
- * Bytes of one expert alone go to its rank at once. */
+/* While counting: what all ranks hold, per layer the bytes that every expert of it has, and those
+ * of its experts together. Bytes of one expert alone go to its rank at once. */
 typedef struct counting {
     sy_model_facts *facts;
     uint64_t replicated;
-    uint64_t *each; /* [n_layers] */
+    uint64_t *each;   /* [n_layers] */
+    uint64_t *routed; /* [n_layers] */
+    sy_tensor_prefix prefix;
 } counting;
 
 /* Experts are dealt out as in topology/placement.h: rank r has [E*r/R, E*(r+1)/R). */
 static int64_t rank_of_expert(int64_t expert, int64_t n_experts, int64_t n_ranks) {
     return ((expert + 1) * n_ranks - 1) / n_experts;
+}
+
+/* The bytes of the fullest of n_ranks, with the layer's experts taken as equals. */
+static uint64_t fullest_rank(const counting *c, int64_t n_ranks) {
+    const sy_model_spec *spec = c->facts->spec;
+    uint64_t most = 0;
+    for (int64_t r = 0; r < n_ranks; r++) {
+        uint64_t bytes = c->replicated;
+        for (int l = 0; l < spec->n_layers; l++) {
+            int64_t E = spec->layer[l].ffn.experts;
+            if (E == 0) continue;
+            bytes += (uint64_t)(E * (r + 1) / n_ranks - E * r / n_ranks) *
+                     (c->routed[l] / (uint64_t)E);
+        }
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
 
 static void finish_ranks(const counting *c) {
@@ -66,6 +92,10 @@ static void finish_ranks(const counting *c) {
             int64_t E = f->spec->layer[l].ffn.experts;
             f->rank_bytes[r] += (uint64_t)(E * (r + 1) / R - E * r / R) * c->each[l];
         }
+    }
+    for (int i = 0; i < SY_SPLIT_COUNT; i++) {
+        f->split[i].ranks = 2 << i;
+        f->split[i].bytes = fullest_rank(c, f->split[i].ranks);
     }
 }
 
@@ -83,10 +113,15 @@ static void count_tensor(counting *c, const sy_tensor_entry *t) {
         expert < 0 && t->rank > 0 && t->shape[0] == experts && experts > 0; /* [E, ..] */
     if (part == SY_PART_ROUTED && !fused && !(expert >= 0 && expert < experts))
         part = SY_PART_OTHER;
+    if (layer >= f->spec->n_layers) part = SY_PART_OTHER; /* for predicting several tokens */
     tally(&f->part[part], t->bytes);
     tally(&f->dtype[t->dtype], t->bytes);
     tally(&f->all, t->bytes);
     f->elements += count_elements(t);
+    sy_skip skip = sy_tensor_skip(f->spec, &c->prefix, t->name);
+    tally(&f->skipped[skip], t->bytes);
+    if (skip != SY_SKIP_NOT) return;
+    if (part == SY_PART_ROUTED) c->routed[layer] += t->bytes;
     if (part != SY_PART_ROUTED)
         c->replicated += t->bytes;
     else if (fused)
@@ -102,62 +137,79 @@ static void count_files(counting *c, const sy_checkpoint *checkpoint) {
     f->n_unlisted = checkpoint->n_unlisted;
     for (int i = 0; i < checkpoint->n_files; i++)
         f->file_bytes += checkpoint->file_bytes[i];
+    const sy_tensor_names *names; /* of an unknown layout the parts are told by name alone */
+    (void)sy_tensor_names_find(checkpoint, f->spec, &names, &c->prefix);
     for (int i = 0; i < checkpoint->n_tensors; i++)
         count_tensor(c, &checkpoint->tensor[i]);
 }
 
-/* As if every weight were BF16. Bytes stay below 2^49: the loader caps the parameters. */
-static void count_shapes(counting *c) {
+/* Adds one shape; l: its layer, or -1. Bytes stay below 2^63: the parameters are capped. */
+static void count_shape(counting *c, const sy_weight_shape *shape, int l) {
     sy_model_facts *f = c->facts;
-    const sy_param_counts *p = &f->params;
-    const uint64_t elements[SY_PART_COUNT] = {
-        [SY_PART_EMBEDDING] = p->embedding, [SY_PART_LM_HEAD] = p->lm_head,
-        [SY_PART_ATTENTION] = p->attention, [SY_PART_DENSE_FFN] = p->dense_ffn,
-        [SY_PART_ROUTER] = p->router,       [SY_PART_SHARED] = p->shared,
-        [SY_PART_ROUTED] = p->routed,       [SY_PART_NORMS] = p->norms};
-    for (int i = 0; i < SY_PART_COUNT; i++)
-        f->part[i].bytes = 2 * elements[i];
-    f->elements = p->total;
-    f->all.bytes = f->dtype[SY_BF16].bytes = 2 * p->total;
-    c->replicated = 2 * (p->total - p->routed);
-    for (int l = 0; l < f->spec->n_layers; l++) {
-        const sy_ffn_spec *ffn = &f->spec->layer[l].ffn;
-        if (ffn->kind == SY_FFN_MOE) /* gate, up, down */
-            c->each[l] = 2 * 3 * (uint64_t)ffn->inter * (uint64_t)f->spec->hidden;
+    sy_shape_bytes one = sy_published_bytes(f->spec, shape);
+    uint64_t n = (uint64_t)shape->count, bytes = n * (one.values + one.scales);
+    f->part[shape->part].bytes += bytes;
+    f->all.bytes += bytes;
+    f->dtype[one.value_dtype].bytes += n * one.values;
+    if (one.scales > 0) f->dtype[one.scale_dtype].bytes += n * one.scales;
+    if (shape->part != SY_PART_ROUTED) {
+        c->replicated += bytes;
+        return;
     }
+    c->routed[l] += bytes;
+    c->each[l] += bytes / (uint64_t)f->spec->layer[l].ffn.experts;
+}
+
+static void count_shapes(counting *c) {
+    const sy_model_spec *spec = c->facts->spec;
+    sy_weight_shape shape[SY_LAYER_SHAPES_MAX];
+    int n = sy_outer_shapes(spec, shape);
+    for (int i = 0; i < n; i++)
+        count_shape(c, &shape[i], -1);
+    for (int l = 0; l < spec->n_layers; l++) {
+        n = sy_layer_shapes(&spec->layer[l], spec->hidden, shape);
+        for (int i = 0; i < n; i++)
+            count_shape(c, &shape[i], l);
+    }
+    c->facts->elements = c->facts->params.total;
 }
 
 static uint64_t count_kv(const sy_model_spec *spec) {
     uint64_t bytes = 0;
-    for (int l = 0; l < spec->n_layers; l++) {
-        const sy_attn_spec *a = &spec->layer[l].attn;
-        bytes += 4 * (uint64_t)a->kv_heads * (uint64_t)a->head_dim; /* k and v, 2 bytes each */
-    }
+    for (int l = 0; l < spec->n_layers; l++)
+        bytes += 2 * (uint64_t)sy_attn_cache_width(&spec->layer[l].attn);
     return bytes;
 }
 
-static sy_status find_tokenizer(const char *directory, bool *out) {
+/* Whether a directory has weights, or is a config with or without a tokenizer. */
+static sy_status find_weights(const char *path, bool *out) {
     struct stat info;
-    size_t n = strlen(directory) + sizeof "/tokenizer.json";
-    char *path = malloc(n);
-    if (path == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a path");
-    snprintf(path, n, "%s/tokenizer.json", directory);
-    *out = stat(path, &info) == 0 && S_ISREG(info.st_mode);
-    free(path);
+    *out = false;
+    if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode)) return SY_OK;
+    DIR *directory = opendir(path);
+    if (directory == NULL) return sy_fail(SY_ERR_IO, "%s: %s", path, strerror(errno));
+    for (struct dirent *entry; !*out && (entry = readdir(directory)) != NULL;)
+        *out = strstr(entry->d_name, ".safetensors") != NULL;
+    closedir(directory);
     return SY_OK;
 }
 
 static sy_status count(sy_model_facts *f, const char *path) {
     sy_status st = SY_OK;
     sy_checkpoint *checkpoint = NULL;
-    struct stat info;
-    counting c = {.facts = f, .each = calloc((size_t)f->spec->n_layers, sizeof *c.each)};
-    if (c.each == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for %d layers", f->spec->n_layers);
+    bool has_weights;
+    size_t n_layers = (size_t)f->spec->n_layers;
+    counting c = {.facts = f,
+                  .each = calloc(n_layers, sizeof *c.each),
+                  .routed = calloc(n_layers, sizeof *c.routed)};
+    if (c.each == NULL || c.routed == NULL)
+        SY_FAIL(SY_ERR_MEMORY, "no memory for %zu layers", n_layers);
     sy_spec_count(f->spec, &f->params);
     f->kv_bytes = count_kv(f->spec);
-    if (stat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
+    f->has_tokenizer = sy_tokenizer_file(path) != NULL;
+    SY_TRY(find_weights(path, &has_weights));
+    if (has_weights) {
         SY_TRY(sy_checkpoint_open(path, &checkpoint));
-        SY_TRY(find_tokenizer(path, &f->has_tokenizer));
         count_files(&c, checkpoint);
     } else {
         count_shapes(&c);
@@ -166,6 +218,7 @@ static sy_status count(sy_model_facts *f, const char *path) {
 done:
     sy_checkpoint_close(checkpoint);
     free(c.each);
+    free(c.routed);
     return st;
 }
 

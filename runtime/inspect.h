@@ -1,7 +1,8 @@
 /* What a model is made of, in numbers: parameters, and bytes by part, by dtype and by rank.
  *
  * From a checkpoint directory the bytes are those of its tensors as stored; from a config.json
- * alone they follow from the shapes, as if every weight were BF16. No weights are read. */
+ * or params.json alone (or a directory without weight files) they follow from the shapes and the
+ * published precision, sy_published_bytes. No weights are read. */
 #ifndef SY_RUNTIME_INSPECT_H
 #define SY_RUNTIME_INSPECT_H
 
@@ -11,31 +12,18 @@
 #include "base/dtype.h"
 #include "base/status.h"
 #include "runtime/checkpoint.h"
-#include "runtime/spec.h"
-
-#define SY_PART_LIST(X)                                                                        \
-    X(SY_PART_EMBEDDING, "embedding")                                                          \
-    X(SY_PART_LM_HEAD, "lm_head")                                                              \
-    X(SY_PART_ATTENTION, "attention")                                                          \
-    X(SY_PART_DENSE_FFN, "dense_ffn")                                                          \
-    X(SY_PART_ROUTER, "router")                                                                \
-    X(SY_PART_SHARED, "shared")                                                                \
-    X(SY_PART_ROUTED, "routed")                                                                \
-    X(SY_PART_NORMS, "norms")                                                                  \
-    X(SY_PART_OTHER, "other") /* tensors whose name says nothing to us */
-
-typedef enum sy_part {
-#define X(name, text) name,
-    SY_PART_LIST(X)
-#undef X
-        SY_PART_COUNT
-} sy_part;
-
-const char *sy_part_name(sy_part part); /* "attention"; "?" out of range */
+#include "runtime/spec_shapes.h"
+#include "runtime/tensor_names.h"
 
 typedef struct sy_tally {
     uint64_t tensors, bytes;
 } sy_tally;
+
+enum { SY_SPLIT_COUNT = 3 };
+typedef struct sy_rank_split {
+    int ranks;      /* 2, 4, 8 */
+    uint64_t bytes; /* of the fullest rank */
+} sy_rank_split;
 
 typedef struct sy_model_facts {
     sy_model_spec *spec; /* owned */
@@ -48,14 +36,17 @@ typedef struct sy_model_facts {
     sy_tally all;
     sy_tally part[SY_PART_COUNT];
     sy_tally dtype[SY_DTYPE_COUNT];
-    uint64_t kv_bytes; /* keys and values of one token over all layers, in BF16 */
+    sy_tally skipped
+        [SY_SKIP_COUNT]; /* in the files, of use to no forward pass; in no rank's share */
+    uint64_t kv_bytes; /* keys and values, or latents, of one token over all layers, in BF16 */
+    sy_rank_split split[SY_SPLIT_COUNT];
     int n_ranks;
     uint64_t
         *rank_bytes; /* [n_ranks]: the rank's share of routed experts (contiguous, rank r has
                              experts [E*r/R, E*(r+1)/R) of each layer) and all of the rest */
 } sy_model_facts;
 
-/* path: a checkpoint directory or a config.json; n_ranks >= 1. */
+/* path: as in sy_spec_load; n_ranks >= 1. */
 sy_status sy_inspect(const char *path, int n_ranks, sy_model_facts **out);
 void sy_inspect_free(sy_model_facts *facts); /* NULL is fine */
 

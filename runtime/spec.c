@@ -135,7 +135,8 @@ static sy_status create(const json_t *config, const char *where, sy_model_spec *
     if (spec == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a model's description");
     spec->bos = -1;
     spec->sampling = (sy_sampling_defaults){-1, -1, -1, -1, -1};
-    sy_status st = sy_family_read(config, where, spec);
+    sy_status st = sy_is_params_json(config) ? sy_params_read(config, where, spec)
+                                             : sy_family_read(config, where, spec);
     if (st != SY_OK) {
         sy_spec_destroy(spec);
         return st;
@@ -171,22 +172,15 @@ load_json(const char *directory, const char *file, bool optional, json_t **out, 
     return sy_json_load(*path, SY_JSON_MAX_CONFIG, out);
 }
 
-/* ModelOpt exports describe the quantisation beside config.json and not in it. */
-static sy_status refuse_quantized(const char *directory) {
-    json_t *object = NULL;
-    char *path = NULL, buf[SY_PRINTABLE_MAX];
-    sy_status st = load_json(directory, "hf_quant_config.json", true, &object, &path);
-    if (st == SY_OK && object != NULL) {
-        const char *method = json_string_value(
-            json_object_get(json_object_get(object, "quantization"), "quant_algo"));
-        st =
-            sy_fail(SY_ERR_UNSUPPORTED,
-                    "%s: method \"%s\" is not supported; only checkpoints in BF16, F16 and F32 "
-                    "are",
-                    path, method != NULL ? sy_printable(method, buf) : "unnamed");
-    }
-    json_decref(object);
-    free(path);
+/* config.json; Mistral's params.json where there is only that. */
+static sy_status load_config(const char *directory, json_t **out, char **path) {
+    sy_status st = load_json(directory, "config.json", true, out, path);
+    if (st != SY_OK || *out != NULL) return st;
+    free(*path);
+    st = load_json(directory, "params.json", true, out, path);
+    if (st == SY_OK && *out == NULL)
+        st = sy_fail(SY_ERR_IO, "%s: expected a config.json or a params.json, found neither",
+                     directory);
     return st;
 }
 
@@ -194,16 +188,16 @@ static sy_status load_directory(const char *directory, sy_model_spec **out) {
     static const struct {
         const char *file;
         sy_status (*read)(sy_model_spec *, const json_t *, const char *);
-    } more[] = {{"generation_config.json", sy_spec_read_generation},
+    } more[] = {{"hf_quant_config.json", sy_spec_read_hf_quant},
+                {"generation_config.json", sy_spec_read_generation},
                 {"tokenizer_config.json", sy_spec_read_tokenizer_config}};
     sy_status st = SY_OK;
     sy_model_spec *spec = NULL;
     json_t *object = NULL;
     char *path = NULL;
-    SY_TRY(load_json(directory, "config.json", false, &object, &path));
+    SY_TRY(load_config(directory, &object, &path));
     SY_TRY(create(object, path, &spec));
-    SY_TRY(refuse_quantized(directory));
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         json_decref(object);
         free(path);
         SY_TRY(load_json(directory, more[i].file, true, &object, &path));

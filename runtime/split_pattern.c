@@ -224,47 +224,47 @@ done:
     return st;
 }
 
-static sy_status
-compile(const char *pattern, size_t size, uint32_t options, pcre2_code **code, bool *jit) {
+static sy_status compile(const char *pattern, size_t size, uint32_t options, sy_pattern *out) {
     sy_status st = SY_OK;
     int error = 0;
     PCRE2_SIZE offset = 0;
     pcre2_compile_context *context = pcre2_compile_context_create(NULL);
     if (context == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a regular expression");
     pcre2_set_newline(context, PCRE2_NEWLINE_LF); /* what "." does not match */
-    *code = pcre2_compile((PCRE2_SPTR)pattern, size, options, &error, &offset, context);
-    if (*code == NULL) {
+    out->code = pcre2_compile((PCRE2_SPTR)pattern, size, options, &error, &offset, context);
+    if (out->code == NULL) {
         PCRE2_UCHAR text[160];
         pcre2_get_error_message(error, text, sizeof text);
         SY_FAIL(SY_ERR_FORMAT, "regular expression: %s, at byte %zu of \"%.*s\"", (char *)text,
                 (size_t)offset, (int)(size < 200 ? size : 200), pattern);
     }
     /* Where there is no JIT compiler the interpreter does. */
-    *jit = pcre2_jit_compile(*code, PCRE2_JIT_COMPLETE) == 0;
+    out->jit = pcre2_jit_compile(out->code, PCRE2_JIT_COMPLETE) == 0;
 done:
     pcre2_compile_context_free(context);
     return st;
 }
 
-sy_status sy_pattern_compile(const char *pattern,
-                             size_t size,
-                             bool literal,
-                             pcre2_code **code,
-                             bool *jit) {
+sy_status sy_pattern_compile(const char *pattern, size_t size, bool literal, sy_pattern *out) {
     sy_status st = SY_OK;
     sy_text translated = {0};
-    *code = NULL;
+    *out = (sy_pattern){0};
     if (size > SY_MAX_PATTERN)
         SY_FAIL(SY_ERR_FORMAT, "a pattern of %zu bytes; at most %d are accepted", size,
                 SY_MAX_PATTERN);
     if (literal) {
-        SY_TRY(compile(pattern, size, PCRE2_UTF | PCRE2_LITERAL, code, jit));
+        SY_TRY(compile(pattern, size, PCRE2_UTF | PCRE2_LITERAL, out));
     } else {
         SY_TRY(sy_pattern_translate(pattern, size, &translated));
         SY_TRY(compile(translated.data != NULL ? translated.data : "", translated.n,
-                       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, code, jit));
+                       PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, out));
     }
 done:
     sy_text_free(&translated);
     return st;
+}
+
+void sy_pattern_free(sy_pattern *pattern) {
+    pcre2_code_free(pattern->code);
+    *pattern = (sy_pattern){0};
 }

@@ -1,9 +1,11 @@
 #include "runtime/tokenizer_parts.h"
 
-#include <limits.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "base/json.h"
 #include "runtime/utf8.h"
 
 /* ---- growable arrays ---- */
@@ -59,41 +61,34 @@ enum { HEAP_LIMIT_KIB = 64 * 1024, MATCH_LIMIT = 10000000 };
 
 static void scratch_free(sy_scratch *s) {
     if (s == NULL) return;
-    for (int k = 0; k < SY_MAX_STAGES; k++) {
-        pcre2_match_data_free(s->match[k]);
-        sy_text_free(&s->prefixed[k]);
-    }
-    pcre2_match_data_free(s->word_match);
+    for (int k = 0; k < SY_MAX_STAGES; k++)
+        sy_text_free(&s->rewritten[k]);
+    pcre2_match_data_free(s->match);
     pcre2_match_context_free(s->limits);
     if (s->jit_stack != NULL) pcre2_jit_stack_free(s->jit_stack);
     free(s->cache);
     sy_bpe_scratch_free(&s->bpe);
     free(s->nfc.code);
     sy_text_free(&s->valid);
-    sy_text_free(&s->normalized);
+    for (int i = 0; i < 2; i++)
+        sy_text_free(&s->normalized[i]);
     free(s);
 }
 
-static sy_status scratch_create(const sy_tokenizer *t, sy_scratch **out) {
+static sy_status scratch_create(sy_scratch **out) {
     sy_status st = SY_OK;
     sy_scratch *s = calloc(1, sizeof *s);
     if (s == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory to encode text");
     s->cache = calloc(SY_CACHE_SLOTS, sizeof *s->cache);
     s->limits = pcre2_match_context_create(NULL);
-    if (s->cache == NULL || s->limits == NULL)
+    s->match = pcre2_match_data_create(1, NULL);
+    if (s->cache == NULL || s->limits == NULL || s->match == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory to encode text");
     pcre2_set_match_limit(s->limits, MATCH_LIMIT);
     pcre2_set_heap_limit(s->limits, HEAP_LIMIT_KIB);
     /* NULL where PCRE2 has no JIT; its matches then use 32 KiB of our own stack. */
     s->jit_stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_MAX, NULL);
     if (s->jit_stack != NULL) pcre2_jit_stack_assign(s->limits, NULL, s->jit_stack);
-    for (int k = 0; k < t->n_stages; k++) {
-        if (t->stage[k].code == NULL) continue;
-        s->match[k] = pcre2_match_data_create(1, NULL);
-        if (s->match[k] == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory to encode text");
-    }
-    s->word_match = pcre2_match_data_create(1, NULL);
-    if (s->word_match == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory to encode text");
     *out = s;
     s = NULL;
 done:
@@ -101,7 +96,7 @@ done:
     return st;
 }
 
-sy_status sy_scratch_pool_create(sy_scratch_pool **out) {
+static sy_status scratch_pool_create(sy_scratch_pool **out) {
     *out = calloc(1, sizeof **out);
     if (*out == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a tokenizer");
     pthread_mutex_init(&(*out)->lock, NULL);
@@ -117,17 +112,18 @@ static sy_status scratch_take(const sy_tokenizer *t, sy_scratch **out) {
         pool->n_idle--;
     }
     pthread_mutex_unlock(&pool->lock);
-    return *out != NULL ? SY_OK : scratch_create(t, out);
+    return *out != NULL ? SY_OK : scratch_create(out);
 }
 
 /* Gives back memory that an unusually long text needed. */
 static void scratch_trim(sy_scratch *s) {
     enum { KEEP = 1 << 20 };
     if (s->valid.capacity > KEEP) sy_text_free(&s->valid);
-    if (s->normalized.capacity > KEEP) sy_text_free(&s->normalized);
+    for (int i = 0; i < 2; i++)
+        if (s->normalized[i].capacity > KEEP) sy_text_free(&s->normalized[i]);
     for (int k = 0; k < SY_MAX_STAGES; k++)
-        if (s->prefixed[k].capacity > KEEP) sy_text_free(&s->prefixed[k]);
-    if (s->bpe.symbol_room > KEEP / 64) sy_bpe_scratch_free(&s->bpe);
+        if (s->rewritten[k].capacity > KEEP) sy_text_free(&s->rewritten[k]);
+    if (s->bpe.first_room > KEEP / 64) sy_bpe_scratch_free(&s->bpe);
     if (s->nfc.room > KEEP / 4) {
         free(s->nfc.code);
         s->nfc = (sy_nfc_scratch){0};
@@ -161,7 +157,36 @@ static void scratch_pool_destroy(sy_scratch_pool *pool) {
 
 /* ---- encoding ---- */
 
-sy_status sy_encode_pretoken(sy_encoding *e, const char *bytes, size_t size) {
+/* 5 s, and 4 s per MB, of this thread's time. */
+static int64_t cpu_limit(size_t size) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + 5000000000 + (int64_t)size * 4000;
+}
+
+sy_status sy_encoding_open(sy_encoding *e, const sy_tokenizer *t, size_t size) {
+    *e = (sy_encoding){
+        .tokenizer = t, .normal_limit = SY_MAX_NORMAL_TEXT, .cpu_limit_ns = cpu_limit(size)};
+    return scratch_take(t, &e->scratch);
+}
+
+void sy_encoding_close(sy_encoding *e) {
+    if (e->scratch != NULL) scratch_give(e->tokenizer, e->scratch);
+    e->scratch = NULL;
+}
+
+static sy_status merge(sy_encoding *e, const char *bytes, size_t size) {
+    sy_status st = SY_OK;
+    const sy_tokenizer *t = e->tokenizer;
+    sy_bpe_scratch *scratch = &e->scratch->bpe;
+    SY_TRY(sy_bpe_reserve(scratch, size));
+    size_t n = sy_first_ids(&t->symbols, &t->vocabulary, bytes, size, scratch->first);
+    SY_TRY(sy_bpe_encode(&t->bpe, scratch, n, e->out));
+done:
+    return st;
+}
+
+static sy_status encode_word(sy_encoding *e, const char *bytes, size_t size) {
     sy_status st = SY_OK;
     const sy_tokenizer *t = e->tokenizer;
     sy_cache_entry *entry = NULL;
@@ -178,7 +203,7 @@ sy_status sy_encode_pretoken(sy_encoding *e, const char *bytes, size_t size) {
     if (id >= 0 && (t->vocabulary.token[id].flags & SY_TOKEN_WHOLE)) {
         SY_TRY(sy_ids_append(e->out, id));
     } else {
-        SY_TRY(sy_bpe_encode(&t->bpe, &e->scratch->bpe, bytes, size, e->out));
+        SY_TRY(merge(e, bytes, size));
     }
     size_t n = e->out->n - before;
     if (entry != NULL && n <= SY_CACHE_IDS) {
@@ -191,28 +216,42 @@ done:
     return st;
 }
 
-typedef sy_status (*encode_fn)(sy_encoding *e, const char *text, size_t size, bool no_specials);
+sy_status sy_encode_pretoken(sy_encoding *e, const char *bytes, size_t size) {
+    sy_status st = SY_OK;
+    const sy_seams *seams = &e->tokenizer->seams;
+    if (seams->joined == NULL) return encode_word(e, bytes, size);
+    for (size_t i = 0, n; i < size; i += n) {
+        n = sy_seams_next(seams, bytes + i, size - i);
+        SY_TRY(encode_word(e, bytes + i, n));
+    }
+done:
+    return st;
+}
+
+/* A piece of text; first: it starts the whole text. */
+typedef sy_status (*encode_fn)(sy_encoding *e, const char *text, size_t size, bool first);
 
 /* Cuts text at the added tokens of a set; what lies between goes to `rest`. */
 static sy_status encode_around(sy_encoding *e,
                                const sy_added_set *set,
                                const char *text,
                                size_t size,
-                               bool no_specials,
+                               bool first,
                                encode_fn rest) {
     sy_status st = SY_OK;
     sy_added_scan scan = {.set = set,
                           .word = e->tokenizer->word,
-                          .word_match = e->scratch->word_match,
+                          .word_match = e->scratch->match,
                           .text = text,
                           .size = size,
-                          .no_specials = no_specials};
-    if (set->n == 0) return rest(e, text, size, no_specials);
+                          .no_specials = (e->flags & SY_ENCODE_NO_SPECIALS) != 0};
+    if (set->n == 0) return rest(e, text, size, first);
     for (;;) {
         sy_added_hit hit;
         sy_added_next(&scan, &hit);
         if (hit.gap_end > hit.gap_start)
-            SY_TRY(rest(e, text + hit.gap_start, hit.gap_end - hit.gap_start, no_specials));
+            SY_TRY(rest(e, text + hit.gap_start, hit.gap_end - hit.gap_start,
+                        first && hit.gap_start == 0));
         if (hit.id < 0) break;
         SY_TRY(sy_ids_append(e->out, hit.id));
     }
@@ -220,20 +259,35 @@ done:
     return st;
 }
 
-static sy_status
-encode_ordinary(sy_encoding *e, const char *text, size_t size, bool no_specials) {
-    (void)no_specials;
-    return sy_split_encode(e, 0, text, size);
+static sy_status encode_ordinary(sy_encoding *e, const char *text, size_t size, bool first) {
+    return sy_split_encode(e, 0, text, size, first);
 }
 
 static sy_status
-encode_unnormalized(sy_encoding *e, const char *text, size_t size, bool no_specials) {
+encode_unnormalized(sy_encoding *e, const char *text, size_t size, bool first) {
     sy_status st = SY_OK;
-    if (e->tokenizer->use_nfc)
-        SY_TRY(sy_nfc_normalize(&e->tokenizer->nfc, &e->scratch->nfc, text, size,
-                                &e->scratch->normalized, &text, &size));
-    SY_TRY(encode_around(e, &e->tokenizer->added_normalized, text, size, no_specials,
-                         encode_ordinary));
+    const sy_tokenizer *t = e->tokenizer;
+    SY_TRY(sy_normalize(e, text, size, &text, &size));
+    if (size > 0)
+        SY_TRY(encode_around(e, &t->added_normalized, text, size, first, encode_ordinary));
+done:
+    return st;
+}
+
+/* Valid text that is not empty. */
+static sy_status encode_text(sy_encoding *e, const char *text, size_t size) {
+    sy_status st = SY_OK;
+    const sy_tokenizer *t = e->tokenizer;
+    bool scan = !t->added_on_request || (e->flags & SY_ENCODE_TEMPLATE);
+    size_t chunk_state = 0;
+    for (size_t i = 0, n; i < size; i += n) {
+        n = t->chunk != NULL ? t->chunk(text + i, size - i, &chunk_state) : size;
+        if (scan) {
+            SY_TRY(encode_around(e, &t->added_raw, text + i, n, i == 0, encode_unnormalized));
+        } else {
+            SY_TRY(encode_unnormalized(e, text + i, n, i == 0));
+        }
+    }
 done:
     return st;
 }
@@ -245,13 +299,6 @@ static sy_status append_all(sy_ids *out, const sy_ids *ids) {
     return st;
 }
 
-/* 5 s, and 4 s per MB, of this thread's time. */
-static int64_t cpu_limit(size_t size) {
-    struct timespec now;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec + 5000000000 + (int64_t)size * 4000;
-}
-
 sy_status sy_tokenizer_encode(const sy_tokenizer *tokenizer,
                               const char *text,
                               size_t size,
@@ -259,14 +306,15 @@ sy_status sy_tokenizer_encode(const sy_tokenizer *tokenizer,
                               sy_ids *out) {
     sy_status st = SY_OK;
     size_t before = out->n;
-    sy_encoding e = {.tokenizer = tokenizer, .out = out};
+    sy_encoding e = {0};
     if (size > SY_MAX_TEXT)
         SY_FAIL(SY_ERR_UNSUPPORTED,
                 "input refused: a text of %zu bytes; at most %zu are encoded", size,
                 SY_MAX_TEXT);
     if (size == 0) text = ""; /* NULL is fine then */
-    SY_TRY(scratch_take(tokenizer, &e.scratch));
-    e.cpu_limit_ns = cpu_limit(size);
+    SY_TRY(sy_encoding_open(&e, tokenizer, size));
+    e.out = out;
+    e.flags = flags;
     if (!sy_utf8_valid(text, size)) {
         e.scratch->valid.n = 0;
         SY_TRY(sy_utf8_append_lossy(&e.scratch->valid, text, size));
@@ -274,17 +322,38 @@ sy_status sy_tokenizer_encode(const sy_tokenizer *tokenizer,
         size = e.scratch->valid.n;
     }
     if (flags & SY_ENCODE_ADD_SPECIAL) SY_TRY(append_all(out, &tokenizer->before));
-    if (size > 0)
-        SY_TRY(encode_around(&e, &tokenizer->added_raw, text, size,
-                             (flags & SY_ENCODE_NO_SPECIALS) != 0, encode_unnormalized));
+    SY_TRY(encode_text(&e, text, size));
     if (flags & SY_ENCODE_ADD_SPECIAL) SY_TRY(append_all(out, &tokenizer->after));
 done:
-    if (e.scratch != NULL) scratch_give(tokenizer, e.scratch);
+    sy_encoding_close(&e);
     if (st != SY_OK) out->n = before;
     return st;
 }
 
 /* ---- the object ---- */
+
+static uint64_t random_seed(void) {
+    uint64_t seed;
+    if (getentropy(&seed, sizeof seed) != 0) seed = sy_mix64((uint64_t)sy_now_ns());
+    return seed;
+}
+
+sy_status sy_tokenizer_new(sy_tokenizer **out) {
+    sy_status st = SY_OK;
+    sy_tokenizer *t = calloc(1, sizeof *t);
+    *out = NULL;
+    if (t == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a tokenizer");
+    t->seed = random_seed();
+    t->bos = t->eos = t->symbols.unknown = -1;
+    for (int b = 0; b < 256; b++)
+        t->symbols.id[b] = t->symbols.fallback[b] = -1;
+    SY_TRY(scratch_pool_create(&t->pool));
+    *out = t;
+    t = NULL;
+done:
+    sy_tokenizer_destroy(t);
+    return st;
+}
 
 void sy_tokenizer_destroy(sy_tokenizer *t) {
     if (t == NULL) return;
@@ -294,8 +363,13 @@ void sy_tokenizer_destroy(sy_tokenizer *t) {
     sy_added_free(&t->added_normalized);
     pcre2_code_free(t->word);
     sy_nfc_free(&t->nfc);
+    for (int i = 0; i < t->n_normal; i++) {
+        sy_text_free(&t->normal[i].text);
+        sy_pattern_free(&t->normal[i].pattern);
+    }
     for (int k = 0; k < t->n_stages; k++)
-        pcre2_code_free(t->stage[k].code);
+        sy_pattern_free(&t->stage[k].pattern);
+    sy_seams_free(&t->seams);
     sy_bpe_free(&t->bpe);
     sy_ids_free(&t->before);
     sy_ids_free(&t->after);
@@ -304,6 +378,10 @@ void sy_tokenizer_destroy(sy_tokenizer *t) {
 
 int32_t sy_tokenizer_bos(const sy_tokenizer *tokenizer) {
     return tokenizer->bos;
+}
+
+int32_t sy_tokenizer_eos(const sy_tokenizer *tokenizer) {
+    return tokenizer->eos;
 }
 
 int32_t sy_tokenizer_token_id(const sy_tokenizer *tokenizer, const char *content, size_t size) {

@@ -25,13 +25,11 @@ sy_status sy_bpe_init(sy_bpe *bpe, size_t n_pairs, uint64_t seed) {
     uint64_t slots = 16;
     while (slots < 2 * (uint64_t)n_pairs)
         slots *= 2;
-    *bpe = (sy_bpe){.mask = slots - 1, .seed = seed, .unknown = -1};
+    *bpe = (sy_bpe){.mask = slots - 1, .seed = seed};
     bpe->pair = malloc(slots * sizeof *bpe->pair);
     if (bpe->pair == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for %zu merges", n_pairs);
     for (uint64_t i = 0; i < slots; i++)
         bpe->pair[i].left = NO_PAIR;
-    for (int b = 0; b < 256; b++)
-        bpe->byte_id[b] = -1;
     return SY_OK;
 }
 
@@ -41,6 +39,7 @@ void sy_bpe_free(sy_bpe *bpe) {
 }
 
 void sy_bpe_scratch_free(sy_bpe_scratch *scratch) {
+    free(scratch->first);
     free(scratch->symbol);
     free(scratch->heap);
     *scratch = (sy_bpe_scratch){0};
@@ -66,35 +65,17 @@ static inline const sy_pair *find_pair(const sy_bpe *bpe, int32_t left, int32_t 
     return pair->left == NO_PAIR ? NULL : pair;
 }
 
-/* The bytes' ids in id[0..n); room for `size` of them. Bytes that the vocabulary lacks become
- * the unknown token, a run of them one if fused, or vanish. */
-static size_t
-first_ids(const sy_bpe *bpe, const char *bytes, size_t size, int32_t *id, size_t stride) {
-    size_t n = 0;
-    bool in_unknown = false;
-    for (size_t i = 0; i < size; i++) {
-        int32_t token = bpe->byte_id[(unsigned char)bytes[i]];
-        bool unknown = token < 0;
-        if (unknown) {
-            if (bpe->unknown < 0 || (in_unknown && bpe->fuse_unknown)) continue;
-            token = bpe->unknown;
-        }
-        in_unknown = unknown;
-        *(int32_t *)((char *)id + n * stride) = token;
-        n++;
-    }
-    return n;
+/* A pair as the scan over short pre-tokens keeps it. */
+static void look_up(const sy_bpe *bpe, const int32_t *id, uint32_t *rank, uint32_t *result) {
+    const sy_pair *pair = find_pair(bpe, id[0], id[1]);
+    *rank = pair != NULL ? pair->rank : UINT32_MAX;
+    *result = pair != NULL ? pair->result : 0;
 }
 
-static sy_status encode_short(const sy_bpe *bpe, const char *bytes, size_t size, sy_ids *out) {
-    int32_t id[SHORT];
+static sy_status encode_short(const sy_bpe *bpe, int32_t *id, size_t n, sy_ids *out) {
     uint32_t rank[SHORT], result[SHORT]; /* of the pair (i, i + 1) */
-    size_t n = first_ids(bpe, bytes, size, id, sizeof *id);
-    for (size_t i = 0; i + 1 < n; i++) {
-        const sy_pair *pair = find_pair(bpe, id[i], id[i + 1]);
-        rank[i] = pair != NULL ? pair->rank : UINT32_MAX;
-        result[i] = pair != NULL ? pair->result : 0;
-    }
+    for (size_t i = 0; i + 1 < n; i++)
+        look_up(bpe, id + i, &rank[i], &result[i]);
     while (n > 1) {
         size_t best = 0;
         for (size_t i = 1; i + 1 < n; i++)
@@ -107,11 +88,8 @@ static sy_status encode_short(const sy_bpe *bpe, const char *bytes, size_t size,
             rank[i - 1] = rank[i];
             result[i - 1] = result[i];
         }
-        for (size_t i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++) {
-            const sy_pair *pair = find_pair(bpe, id[i], id[i + 1]);
-            rank[i] = pair != NULL ? pair->rank : UINT32_MAX;
-            result[i] = pair != NULL ? pair->result : 0;
-        }
+        for (size_t i = best > 0 ? best - 1 : 0; i <= best && i + 1 < n; i++)
+            look_up(bpe, id + i, &rank[i], &result[i]);
     }
     sy_status st = SY_OK;
     for (size_t i = 0; i < n && st == SY_OK; i++)
@@ -158,18 +136,36 @@ static bool candidate_at(const sy_bpe *bpe, const symbol *s, int32_t left, candi
     return true;
 }
 
+sy_status sy_bpe_reserve(sy_bpe_scratch *scratch, size_t n_first) {
+    if (n_first <= scratch->first_room) return SY_OK;
+    size_t room = n_first < 256 ? 256 : n_first;
+    int32_t *first = realloc(scratch->first, room * sizeof *first);
+    if (first == NULL)
+        return sy_fail(SY_ERR_MEMORY, "no memory for a word of %zu bytes", n_first);
+    scratch->first = first;
+    scratch->first_room = room;
+    return SY_OK;
+}
+
 /* There are fewer than n candidates at first and fewer than n merges, each of which takes one
  * candidate and adds at most two: the heap never holds more than 2 n. */
-static sy_status reserve(sy_bpe_scratch *scratch, size_t n) {
+static sy_status reserve_heap(sy_bpe_scratch *scratch, size_t n) {
+    /* The longest text, and what a normalizer puts in front of it. */
+    const size_t most = SY_MAX_TEXT + SY_MAX_REPLACEMENT;
+    if (n > most)
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "input refused: a word of %zu symbols; at most %zu are encoded", n,
+                       most);
     if (n > scratch->symbol_room) {
         symbol *s = realloc(scratch->symbol, n * sizeof *s);
-        if (s == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a word of %zu bytes", n);
+        if (s == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a word of %zu symbols", n);
         scratch->symbol = s;
         scratch->symbol_room = n;
     }
     if (2 * n > scratch->heap_room) {
         candidate *heap = realloc(scratch->heap, 2 * n * sizeof *heap);
-        if (heap == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a word of %zu bytes", n);
+        if (heap == NULL)
+            return sy_fail(SY_ERR_MEMORY, "no memory for a word of %zu symbols", n);
         scratch->heap = heap;
         scratch->heap_room = 2 * n;
     }
@@ -200,21 +196,15 @@ static void merge_all(const sy_bpe *bpe, symbol *s, size_t n_symbols, candidate 
     }
 }
 
-sy_status sy_bpe_encode(const sy_bpe *bpe,
-                        sy_bpe_scratch *scratch,
-                        const char *bytes,
-                        size_t size,
-                        sy_ids *out) {
+sy_status sy_bpe_encode(const sy_bpe *bpe, sy_bpe_scratch *scratch, size_t n, sy_ids *out) {
     sy_status st = SY_OK;
-    if (size <= SHORT) return encode_short(bpe, bytes, size, out);
-    SY_TRY(reserve(scratch, size));
+    if (n <= SHORT) return encode_short(bpe, scratch->first, n, out);
+    SY_TRY(reserve_heap(scratch, n));
     symbol *s = scratch->symbol;
-    size_t n = first_ids(bpe, bytes, size, &s[0].id, sizeof *s);
-    if (n == 0) goto done;
-    for (size_t i = 0; i < n; i++) {
-        s[i].previous = (int32_t)i - 1;
-        s[i].next = i + 1 < n ? (int32_t)i + 1 : -1;
-    }
+    for (size_t i = 0; i < n; i++)
+        s[i] = (symbol){.id = scratch->first[i],
+                        .previous = (int32_t)i - 1,
+                        .next = i + 1 < n ? (int32_t)i + 1 : -1};
     merge_all(bpe, s, n, scratch->heap);
     for (int32_t i = 0; i >= 0; i = s[i].next)
         SY_TRY(sy_ids_append(out, s[i].id));

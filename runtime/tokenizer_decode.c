@@ -55,21 +55,62 @@ done:
     return st;
 }
 
+/* Bytes of the first token, which loses every `without`. */
+static sy_status
+put_first(sy_decoder *d, const char *p, size_t n, const char *without, sy_text *out) {
+    sy_status st = SY_OK;
+    size_t gone = strlen(without), i = 0;
+    while (i < n) {
+        const char *hit = sy_find_text(p + i, n - i, without, gone);
+        size_t end = hit != NULL ? (size_t)(hit - p) : n;
+        SY_TRY(put_bytes(d, p + i, end - i, out));
+        i = hit != NULL ? end + gone : end;
+    }
+done:
+    return st;
+}
+
+/* Takes spaces away from the front of what has been put out since `from`, if that is the front of
+ * the whole sequence. */
+static void strip(sy_decoder *d, int most, size_t from, sy_text *out) {
+    size_t n = 0;
+    if (d->past_front || out->n == from) return;
+    while (d->n_stripped < most && from + n < out->n && out->data[from + n] == ' ') {
+        d->n_stripped++;
+        n++;
+    }
+    if (n > 0) memmove(out->data + from, out->data + from + n, out->n - from - n);
+    out->n -= n;
+    d->past_front = d->n_stripped == most || out->n > from;
+}
+
 sy_status sy_decoder_put(sy_decoder *decoder,
                          const sy_tokenizer *tokenizer,
                          int32_t id,
                          bool skip_special,
                          sy_text *out) {
-    const sy_token *token = sy_vocabulary_token(&tokenizer->vocabulary, id);
+    sy_status st = SY_OK;
+    const sy_vocabulary *v = &tokenizer->vocabulary;
+    const sy_decoding *how = &tokenizer->decoding;
+    const sy_token *token = sy_vocabulary_token(v, id);
+    size_t before = out->n;
     if (token == NULL || (skip_special && (token->flags & SY_TOKEN_SPECIAL))) return SY_OK;
-    if (token->length == 0) return SY_OK;
-    return put_bytes(decoder, tokenizer->vocabulary.bytes.data + token->offset, token->length,
-                     out);
+    bool first = !decoder->started;
+    decoder->started = true;
+    if (first && how->first_without[0] != '\0') {
+        SY_TRY(put_first(decoder, v->bytes.data + token->offset, token->length,
+                         how->first_without, out));
+    } else {
+        SY_TRY(put_bytes(decoder, v->bytes.data + token->text_offset, token->text_length, out));
+    }
+    if (how->strip > 0) strip(decoder, how->strip, before, out);
+done:
+    return st;
 }
 
 sy_status sy_decoder_finish(sy_decoder *decoder, sy_text *out) {
     bool cut_off = decoder->n_pending > 0;
-    decoder->n_pending = 0;
+    *decoder = (sy_decoder){0};
     return cut_off ? sy_text_append(out, replacement, 3) : SY_OK;
 }
 

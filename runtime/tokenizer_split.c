@@ -1,67 +1,11 @@
-/* Text -> pre-tokens. Each pre-tokenizer component is a stage that cuts what the stage before it
- * gives out; pieces run through all stages one by one, so that no list of them is kept. A stage
- * sees its piece alone: look-behind and look-ahead end at the piece's borders. */
+/* Text -> pre-tokens. Each pre-tokenizer component is a stage that cuts or rewrites what the
+ * stage before it gives out; pieces run through all stages one by one, so that no list of them is
+ * kept. A stage sees its piece alone: look-behind and look-ahead end at the piece's borders. */
 #include "runtime/tokenizer_parts.h"
-
-#include <time.h>
-
-#include "runtime/utf8.h"
-
-/* The regular expression comes from a file, and each single match has its own limit; this one
- * bounds their sum. Published patterns need 0.1 s per MB. */
-enum { CLOCK_EVERY = 32 };
-
-static sy_status check_clock(sy_encoding *e) {
-    struct timespec now;
-    if (++e->n_matches % CLOCK_EVERY != 0) return SY_OK;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-    if ((int64_t)now.tv_sec * 1000000000 + now.tv_nsec <= e->cpu_limit_ns) return SY_OK;
-    return sy_fail(SY_ERR_UNSUPPORTED,
-                   "input refused: the tokenizer's regular expression takes too long on it");
-}
-
-/* *found, and the match as offsets into text. A limit that is reached is an error, never "no
- * match". */
-static sy_status find(sy_encoding *e,
-                      int k,
-                      const char *text,
-                      size_t size,
-                      size_t from,
-                      bool *found,
-                      size_t *start,
-                      size_t *end) {
-    const sy_stage *stage = &e->tokenizer->stage[k];
-    pcre2_match_data *match = e->scratch->match[k];
-    sy_status st = check_clock(e);
-    if (st != SY_OK) return st;
-    int rc;
-    if (stage->jit) {
-        rc = pcre2_jit_match(stage->code, (PCRE2_SPTR)text, size, from, 0, match,
-                             e->scratch->limits);
-    } else {
-        rc = pcre2_match(stage->code, (PCRE2_SPTR)text, size, from, PCRE2_NO_UTF_CHECK, match,
-                         e->scratch->limits);
-    }
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT) /* a group under a quantifier; the heap is larger */
-        rc = pcre2_match(stage->code, (PCRE2_SPTR)text, size, from,
-                         PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, match, e->scratch->limits);
-    *found = rc >= 0;
-    if (rc == PCRE2_ERROR_NOMATCH) return SY_OK;
-    if (rc < 0) {
-        PCRE2_UCHAR message[160];
-        pcre2_get_error_message(rc, message, sizeof message);
-        return sy_fail(SY_ERR_UNSUPPORTED,
-                       "input refused: the tokenizer's regular expression fails on it: %s",
-                       (char *)message);
-    }
-    const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(match);
-    *start = bounds[0];
-    *end = bounds[1];
-    return SY_OK;
-}
 
 /* The piece that has been cut last and may still grow. */
 typedef struct pending_piece {
+    bool first; /* the stage's piece starts the whole text */
     size_t start, end;
     bool any;
     bool after_match; /* the last range seen was a match */
@@ -70,7 +14,8 @@ typedef struct pending_piece {
 static sy_status flush(sy_encoding *e, int k, const char *text, pending_piece *piece) {
     sy_status st = SY_OK;
     if (piece->any && piece->end > piece->start)
-        st = sy_split_encode(e, k + 1, text + piece->start, piece->end - piece->start);
+        st = sy_split_encode(e, k + 1, text + piece->start, piece->end - piece->start,
+                             piece->first && piece->start == 0);
     piece->any = false;
     return st;
 }
@@ -108,33 +53,23 @@ static sy_status add_range(sy_encoding *e,
         return SY_OK;
     }
     sy_status st = flush(e, k, text, piece);
-    *piece = (pending_piece){start, end, !drop, is_match};
+    *piece = (pending_piece){piece->first, start, end, !drop, is_match};
     return st;
 }
 
-static sy_status split(sy_encoding *e, int k, const char *text, size_t size) {
+static sy_status split(sy_encoding *e, int k, const char *text, size_t size, bool first) {
     sy_status st = SY_OK;
-    pending_piece piece = {0};
-    size_t previous = 0; /* end of the last match                  */
-    size_t from = 0;     /* where to look for the next             */
-    bool any_match = false;
-    while (from <= size) {
-        bool found;
-        size_t start, end;
-        SY_TRY(find(e, k, text, size, from, &found, &start, &end));
+    pending_piece piece = {.first = first};
+    sy_match_walk walk = {0};
+    size_t previous = 0; /* end of the last match */
+    bool found = false;
+    for (;;) {
+        SY_TRY(sy_next_match(e, &e->tokenizer->stage[k].pattern, text, size, &walk, &found));
         if (!found) break;
-        if (start == end && any_match && end == previous) {
-            /* An empty match right behind the last one does not count; go on one character
-             * later. */
-            int32_t code;
-            if (from >= size) break;
-            from += sy_utf8_decode(text + from, size - from, &code);
-            continue;
-        }
-        any_match = true;
-        if (previous != start) SY_TRY(add_range(e, k, text, &piece, previous, start, false));
-        SY_TRY(add_range(e, k, text, &piece, start, end, true));
-        previous = from = end;
+        if (previous != walk.start)
+            SY_TRY(add_range(e, k, text, &piece, previous, walk.start, false));
+        SY_TRY(add_range(e, k, text, &piece, walk.start, walk.end, true));
+        previous = walk.end;
     }
     if (previous != size) SY_TRY(add_range(e, k, text, &piece, previous, size, false));
     SY_TRY(flush(e, k, text, &piece));
@@ -142,16 +77,39 @@ done:
     return st;
 }
 
-sy_status sy_split_encode(sy_encoding *e, int k, const char *text, size_t size) {
+static bool starts_with(const char *text, size_t size, const char *prefix) {
+    size_t n = strlen(prefix);
+    return size >= n && memcmp(text, prefix, n) == 0;
+}
+
+/* Spaces become the stage's character, which also comes in front where it shall. */
+static sy_status
+rewrite(const sy_stage *stage, const char *text, size_t size, bool first, sy_text *out) {
+    sy_status st = SY_OK;
+    bool wanted =
+        stage->prefix == SY_PREFIX_ALWAYS || (stage->prefix == SY_PREFIX_FIRST && first);
+    out->n = 0;
+    if (wanted && text[0] != ' ' && !starts_with(text, size, stage->space))
+        SY_TRY(sy_text_append(out, stage->space, strlen(stage->space)));
+    for (size_t i = 0; i < size;) {
+        const char *space = memchr(text + i, ' ', size - i);
+        size_t end = space != NULL ? (size_t)(space - text) : size;
+        SY_TRY(sy_text_append(out, text + i, end - i));
+        if (space != NULL) SY_TRY(sy_text_append(out, stage->space, strlen(stage->space)));
+        i = end + (space != NULL);
+    }
+done:
+    return st;
+}
+
+sy_status sy_split_encode(sy_encoding *e, int k, const char *text, size_t size, bool first) {
     sy_status st = SY_OK;
     if (k == e->tokenizer->n_stages) return sy_encode_pretoken(e, text, size);
-    if (!e->tokenizer->stage[k].prefix_space) return split(e, k, text, size);
-    if (text[0] == ' ') return sy_split_encode(e, k + 1, text, size);
-    sy_text *prefixed = &e->scratch->prefixed[k];
-    prefixed->n = 0;
-    SY_TRY(sy_text_append(prefixed, " ", 1));
-    SY_TRY(sy_text_append(prefixed, text, size));
-    SY_TRY(sy_split_encode(e, k + 1, prefixed->data, prefixed->n));
+    const sy_stage *stage = &e->tokenizer->stage[k];
+    if (stage->kind == SY_STAGE_SPLIT) return split(e, k, text, size, first);
+    sy_text *rewritten = &e->scratch->rewritten[k];
+    SY_TRY(rewrite(stage, text, size, first, rewritten));
+    SY_TRY(sy_split_encode(e, k + 1, rewritten->data, rewritten->n, first));
 done:
     return st;
 }

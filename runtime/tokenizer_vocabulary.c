@@ -1,6 +1,7 @@
-/* Tokens and ids. A token is looked up by its bytes; a flag tells apart the few whose published
- * spelling is not in the byte alphabet. Alphabet and bytes correspond one to one, so a spelling
- * and the pair (bytes, flag) identify each other. */
+/* Tokens and ids. A token is looked up by its bytes and a flag, `literal`. In the alphabet the
+ * flag tells apart the few whose published spelling is not in it; alphabet and bytes correspond
+ * one to one, so a spelling and the pair (bytes, flag) identify each other. In a vocabulary of
+ * bytes the flag marks added tokens. */
 #include "runtime/tokenizer_parts.h"
 
 #include <stdlib.h>
@@ -19,8 +20,8 @@ static int alphabet_byte(int32_t code) {
     return -1;
 }
 
-/* Appends the bytes of a spelling; *literal if it is not in the alphabet and stands for itself.
- * The content is valid UTF-8 (the JSON reader checks). */
+/* Appends the bytes of a spelling in the alphabet; *literal if it is not in it and stands for
+ * itself. The content is valid UTF-8 (the JSON reader checks). */
 static sy_status append_bytes(sy_text *out, const char *content, size_t size, bool *literal) {
     size_t start = out->n;
     sy_status st = sy_text_append(out, content, size); /* never shorter than the bytes */
@@ -42,12 +43,16 @@ static sy_status append_bytes(sy_text *out, const char *content, size_t size, bo
     return SY_OK;
 }
 
-sy_status
-sy_vocabulary_init(sy_vocabulary *v, int64_t id_room, int64_t n_tokens, uint64_t seed) {
+sy_status sy_vocabulary_init(sy_vocabulary *v,
+                             sy_spelling spelling,
+                             int64_t id_room,
+                             int64_t n_tokens,
+                             uint64_t seed) {
     uint64_t slots = 16;
     while (slots < 2 * (uint64_t)n_tokens)
         slots *= 2;
-    *v = (sy_vocabulary){.id_room = id_room, .mask = slots - 1, .seed = seed};
+    *v = (sy_vocabulary){
+        .spelling = spelling, .id_room = id_room, .mask = slots - 1, .seed = seed};
     /* calloc: ids that the file skips cost address space only. */
     v->token = calloc((size_t)id_room + 1, sizeof *v->token);
     v->slot = calloc(slots, sizeof *v->slot);
@@ -86,35 +91,80 @@ sy_status sy_vocabulary_find(const sy_vocabulary *v,
                              size_t size,
                              sy_text *scratch,
                              int32_t *id) {
+    sy_status st = SY_OK;
     bool literal;
-    scratch->n = 0;
-    sy_status st = append_bytes(scratch, content, size, &literal);
-    if (st == SY_OK) *id = sy_vocabulary_find_bytes(v, scratch->data, scratch->n, literal);
+    switch (v->spelling) {
+    case SY_SPELT_IN_ALPHABET:
+        scratch->n = 0;
+        SY_TRY(append_bytes(scratch, content, size, &literal));
+        *id = sy_vocabulary_find_bytes(v, scratch->data, scratch->n, literal);
+        break;
+    case SY_SPELT_AS_TEXT:
+        *id = sy_vocabulary_find_bytes(v, content, size, false);
+        break;
+    case SY_SPELT_AS_BYTES:
+        *id = sy_vocabulary_find_bytes(v, content, size, true);
+        if (*id < 0) *id = sy_vocabulary_find_bytes(v, content, size, false);
+        break;
+    }
+done:
     return st;
 }
 
-sy_status sy_vocabulary_add(sy_vocabulary *v, const char *content, size_t size, int64_t id) {
-    bool literal;
-    size_t offset = v->bytes.n;
+/* Whether a token may get this id. */
+static sy_status check_place(const sy_vocabulary *v, int64_t id) {
     if (id < 0 || id >= v->id_room)
         return sy_fail(SY_ERR_INTERNAL, "token id %lld is outside the table", (long long)id);
     if (v->token[id].flags != 0)
         return sy_fail(SY_ERR_FORMAT, "two tokens have the id %lld", (long long)id);
     if (2 * (uint64_t)(v->n_tokens + 1) > v->mask + 1)
         return sy_fail(SY_ERR_INTERNAL, "the token table is full");
-    sy_status st = append_bytes(&v->bytes, content, size, &literal);
-    if (st != SY_OK) return st;
-    size_t length = v->bytes.n - offset;
+    return SY_OK;
+}
+
+/* Enters the token whose bytes are the last `length` of v->bytes. */
+static sy_status enter(sy_vocabulary *v, size_t length, bool literal, int64_t id) {
     if (v->bytes.n > UINT32_MAX)
         return sy_fail(SY_ERR_FORMAT, "the vocabulary has more than 4 GiB of text");
-
+    uint32_t offset = (uint32_t)(v->bytes.n - length), n = (uint32_t)length;
     uint64_t i = hash_key(v, v->bytes.data + offset, length, literal) & v->mask;
     while (v->slot[i] != 0)
         i = (i + 1) & v->mask;
     v->slot[i] = (uint32_t)id + 1;
-    v->token[id] = (sy_token){(uint32_t)offset, (uint32_t)length,
-                              SY_TOKEN_PRESENT | (literal ? SY_TOKEN_LITERAL : 0u)};
+    v->token[id] =
+        (sy_token){offset, n, offset, n, SY_TOKEN_PRESENT | (literal ? SY_TOKEN_LITERAL : 0u)};
     v->n_tokens++;
     if (id >= v->n_ids) v->n_ids = id + 1;
     return SY_OK;
+}
+
+sy_status sy_vocabulary_add(sy_vocabulary *v, const char *content, size_t size, int64_t id) {
+    sy_status st = SY_OK;
+    bool literal = false;
+    size_t before = v->bytes.n;
+    SY_TRY(check_place(v, id));
+    if (v->spelling == SY_SPELT_IN_ALPHABET) {
+        SY_TRY(append_bytes(&v->bytes, content, size, &literal));
+    } else {
+        SY_TRY(sy_text_append(&v->bytes, content, size));
+    }
+    SY_TRY(enter(v, v->bytes.n - before, literal, id));
+done:
+    return st;
+}
+
+sy_status sy_vocabulary_add_bytes(sy_vocabulary *v,
+                                  const char *bytes,
+                                  size_t size,
+                                  bool literal,
+                                  int64_t id) {
+    sy_status st = SY_OK;
+    SY_TRY(check_place(v, id));
+    int32_t twin = sy_vocabulary_find_bytes(v, bytes, size, literal);
+    if (twin >= 0)
+        SY_FAIL(SY_ERR_FORMAT, "the tokens %d and %lld are the same", (int)twin, (long long)id);
+    SY_TRY(sy_text_append(&v->bytes, bytes, size));
+    SY_TRY(enter(v, size, literal, id));
+done:
+    return st;
 }

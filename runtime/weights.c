@@ -10,6 +10,9 @@
 #include "base/memory.h"
 #include "kernels/device.h"
 #include "runtime/bind.h"
+#include "runtime/weight_decode.h"
+#include "runtime/weight_dummy.h"
+#include "runtime/weight_read.h"
 
 /* One read is about this long: enough to keep a disk busy, little enough to stay in cache. */
 #define READ_BYTES ((int64_t)2 << 20)
@@ -39,83 +42,45 @@ typedef struct loader {
     sy_error_text text;
 } loader;
 
-static sy_dtype item_dtype(const sy_bind_item *item) {
-    return item->tensor == NULL ? SY_BF16 : item->tensor->dtype;
+static bool is_dummy(const sy_bind_item *item) {
+    return item->from.codes == NULL;
 }
 
-static int64_t row_bytes(const sy_bind_item *item) {
-    return item->columns * sy_dtype_bits(item_dtype(item)) / 8;
-}
-
-/* Rows per chunk: whole groups of SY_PACK_ROWS of about READ_BYTES. */
-static int64_t chunk_rows(const sy_bind_item *item) {
-    int64_t groups = READ_BYTES / (row_bytes(item) * SY_PACK_ROWS);
-    return sy_max(groups, 1) * SY_PACK_ROWS;
-}
-
-/* n BF16 values of dummy weights: uniform in +-sqrt(3 / columns), so that a product keeps the
- * variance of its input; norm weights are 1. */
-static void
-make_dummy(const sy_bind_item *item, uint64_t seed, int64_t first, int64_t n, uint16_t *out) {
-    if (item->vector != NULL) {
-        for (int64_t i = 0; i < n; i++)
-            out[i] = sy_bf16_from_f32(1.0f);
-        return;
-    }
-    float scale = 2 * __builtin_sqrtf(3.0f / (float)item->columns);
-    uint64_t key = sy_hash_add(seed, item->seed);
-    for (int64_t i = 0; i < n; i++) {
-        /* One mix per element: this fills gigabytes. */
-        float u = (float)(sy_mix64(key + (uint64_t)(first + i) * 0x9e3779b97f4a7c15u) >> 40);
-        out[i] = sy_bf16_from_f32((u * 0x1p-24f - 0.5f) * scale);
-    }
-}
-
-static float widen(const void *src, sy_dtype dtype, int64_t i) {
-    const char *p = src;
-    uint16_t h;
-    float f;
-    if (dtype == SY_F32) {
-        memcpy(&f, p + 4 * i, sizeof f);
-        return f;
-    }
-    memcpy(&h, p + 2 * i, sizeof h);
-    return dtype == SY_BF16 ? sy_f32_from_bf16(h) : sy_f32_from_f16(h);
-}
-
-static sy_status store_vector(loader *l, const sy_bind_item *item, const void *src) {
-    sy_status st = SY_OK;
-    uint64_t bytes = (uint64_t)item->columns * sizeof(float);
+static sy_status store_vector(loader *l, const sy_bind_item *item, const sy_weight_source *v) {
+    uint64_t bytes = (uint64_t)item->rows * sizeof(float);
     float *wide = malloc(bytes);
     if (wide == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for a vector");
-    for (int64_t i = 0; i < item->columns; i++)
-        wide[i] = widen(src, item_dtype(item), i);
-    st = l->be->ops->write(l->be, item->vector, wide, bytes, NULL);
+    for (int64_t i = 0; i < item->rows; i++)
+        wide[i] = sy_value_at(v->dtype, v->codes, i);
+    sy_status st = l->be->ops->write(l->be, item->vector, wide, bytes, NULL);
     free(wide);
     return st;
 }
 
-static sy_status load_one(loader *l, const load_chunk *c, void *staging) {
+/* What a backend refuses in a weight has a place in the files. */
+static void name_tensor(const loader *l, const sy_bind_item *item) {
+    const sy_tensor_entry *t = item->from.codes;
+    if (t != NULL)
+        sy_status_context("%s/%s: tensor \"%s\"", l->checkpoint->directory,
+                          l->checkpoint->file_name[t->file], t->name);
+}
+
+static sy_status load_one(loader *l, const load_chunk *c, char *slot) {
     sy_status st = SY_OK;
     const sy_bind_item *item = c->item;
-    uint64_t bytes = (uint64_t)(c->n_rows * row_bytes(item));
-    const void *data = staging;
-    if (item->tensor != NULL) {
-        uint64_t begin = item->begin + (uint64_t)(c->row0 * row_bytes(item));
-        if (l->stage != NULL) /* pinned slots are page-aligned: the cache need not see these */
-            SY_TRY(sy_checkpoint_read_direct(l->checkpoint, item->tensor, begin, bytes, staging,
-                                             &data));
-        else
-            SY_TRY(sy_checkpoint_read(l->checkpoint, item->tensor, begin, bytes, staging));
-    } else {
-        make_dummy(item, l->dummy_seed, c->row0 * item->columns, c->n_rows * item->columns,
-                   staging);
-    }
-    if (item->vector != NULL)
-        SY_TRY(store_vector(l, item, data));
+    uint64_t bytes = sy_weight_bytes(item, c->n_rows);
+    sy_weight_source source;
+    if (is_dummy(item))
+        sy_weight_dummy(item, l->dummy_seed, c->row0, c->n_rows, slot, &source);
     else
-        SY_TRY(l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, data,
-                                item_dtype(item)));
+        SY_TRY(sy_weight_read(l->checkpoint, item, c->row0, c->n_rows, l->stage != NULL, slot,
+                              &source));
+    if (item->vector != NULL)
+        SY_TRY(store_vector(l, item, &source));
+    else
+        st = l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, &source);
+    if (st == SY_ERR_FORMAT) name_tensor(l, item);
+    SY_TRY(st);
     atomic_fetch_add(&l->bytes, bytes);
     if (item->routed) atomic_fetch_add(&l->routed_bytes, bytes);
 done:
@@ -162,13 +127,20 @@ done:
     }
 }
 
+/* Where the first byte of a chunk is in its tensor, about. */
+static uint64_t offset_of(const load_chunk *c) {
+    const sy_piece *from = &c->item->from;
+    int64_t row = from->across ? from->column0 : from->row0 + c->row0 * from->row_step;
+    return from->codes->offset + (uint64_t)row * sy_code_row_bytes(from->dtype, from->width);
+}
+
 static int by_file_offset(const void *a, const void *b) {
-    const sy_bind_item *x = ((const load_chunk *)a)->item, *y = ((const load_chunk *)b)->item;
-    int64_t rx = ((const load_chunk *)a)->row0, ry = ((const load_chunk *)b)->row0;
-    if (x->tensor->file != y->tensor->file) return x->tensor->file < y->tensor->file ? -1 : 1;
-    uint64_t ox = x->tensor->offset + x->begin, oy = y->tensor->offset + y->begin;
+    const load_chunk *x = a, *y = b;
+    int fx = x->item->from.codes->file, fy = y->item->from.codes->file;
+    if (fx != fy) return fx < fy ? -1 : 1;
+    uint64_t ox = offset_of(x), oy = offset_of(y);
     if (ox != oy) return ox < oy ? -1 : 1;
-    return rx < ry ? -1 : rx > ry;
+    return x->row0 < y->row0 ? -1 : x->row0 > y->row0;
 }
 
 /* Cuts the items into chunks, in the order of the files. */
@@ -181,19 +153,19 @@ static sy_status make_chunks(const sy_bind_list *list,
     int64_t n = 0;
     *staging = *total = 0;
     for (size_t i = 0; i < list->n; i++)
-        n += sy_ceil_div(list->item[i].rows, chunk_rows(&list->item[i]));
+        n += sy_ceil_div(list->item[i].rows, sy_weight_chunk_rows(&list->item[i], READ_BYTES));
     load_chunk *chunk = calloc((size_t)n + 1, sizeof *chunk);
     if (chunk == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for the list of reads");
     n = 0;
     for (size_t i = 0; i < list->n; i++) {
         const sy_bind_item *item = &list->item[i];
-        int64_t step = chunk_rows(item);
+        int64_t step = sy_weight_chunk_rows(item, READ_BYTES);
         for (int64_t row = 0; row < item->rows; row += step) {
             int64_t rows = sy_min(step, item->rows - row);
             chunk[n++] = (load_chunk){item, row, rows};
-            uint64_t bytes = (uint64_t)(rows * row_bytes(item));
-            *total += bytes;
-            if (bytes > *staging) *staging = bytes;
+            *total += sy_weight_bytes(item, rows);
+            uint64_t slot = sy_weight_slot_bytes(item, rows);
+            if (slot > *staging) *staging = slot;
         }
     }
     if (from_files) qsort(chunk, (size_t)n, sizeof *chunk, by_file_offset);
@@ -210,6 +182,13 @@ count_experts(const sy_model_spec *spec, const sy_placement *placement, int rank
             *out += 2 * (size_t)sy_placement_slots(&placement->layer[l], rank);
 }
 
+static size_t count_heads(const sy_model_spec *spec) {
+    size_t n = 0;
+    for (int l = 0; l < spec->n_layers; l++)
+        if (spec->layer[l].attn.kind == SY_ATTN_MLA) n += 2 * (size_t)spec->layer[l].attn.heads;
+    return n;
+}
+
 /* The host side of the weights, without their memory. */
 static sy_status create_empty(sy_backend *be,
                               const sy_model_spec *spec,
@@ -222,9 +201,10 @@ static sy_status create_empty(sy_backend *be,
     sy_weights *w = calloc(1, sizeof *w);
     if (w == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for the table of weights");
     w->backend = be;
-    w->layer = calloc((size_t)spec->n_layers, sizeof *w->layer);
+    w->layer = calloc((size_t)sy_max(spec->n_layers, 0), sizeof *w->layer);
     w->expert = calloc(n_experts + 1, sizeof *w->expert);
-    if (w->layer == NULL || w->expert == NULL)
+    w->head = calloc(count_heads(spec) + 1, sizeof *w->head);
+    if (w->layer == NULL || w->expert == NULL || w->head == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory for the table of weights");
     *out = w;
     w = NULL;
@@ -254,7 +234,7 @@ static uint64_t count_rounded(const sy_bind_list *list) {
     uint64_t n = 0;
     for (size_t i = 0; i < list->n; i++) {
         const sy_bind_item *item = &list->item[i];
-        n += item->matrix != NULL && item_dtype(item) == SY_F32 &&
+        n += item->matrix != NULL && item->from.dtype == SY_F32 &&
              item->matrix->dtype == SY_BF16;
     }
     return n;
@@ -295,8 +275,7 @@ static sy_status load(sy_backend *be,
     l.chunk = chunks;
     SY_TRY(sy_pool_create(n_readers, false, &readers));
     if (be->ops->device != NULL) /* two slots a thread: one is read into, one is packed from */
-        SY_TRY(be->ops->device->stage_open(
-            be, 2 * n_readers, l.staging_bytes + 2 * SY_DIRECT_ALIGNMENT, &l.stage));
+        SY_TRY(be->ops->device->stage_open(be, 2 * n_readers, l.staging_bytes, &l.stage));
     sy_pool_run(readers, reader_main, &l);
     if (be->ops->device != NULL) {
         sy_status closed = be->ops->device->stage_close(l.stage);
@@ -354,5 +333,6 @@ void sy_weights_destroy(sy_weights *w) {
     w->backend->ops->free(w->backend, w->block, w->bytes);
     free(w->layer);
     free(w->expert);
+    free(w->head);
     free(w);
 }

@@ -17,9 +17,10 @@
 typedef struct sy_weights {
     sy_matrix embed;         /* [V, H] */
     sy_matrix lm_head;       /* [V, H]; the embedding's memory if tied */
-    float *final_norm;       /* [H] */
+    const float *final_norm; /* [H] */
     sy_layer_weights *layer; /* [L] */
     sy_matrix *expert;       /* storage behind layer[].gate_up and .down */
+    sy_matrix *head;         /* storage behind layer[].k_up and .v_up */
 
     sy_backend *backend;
     void *block; /* device memory, `bytes` long */

@@ -37,7 +37,11 @@ for target in "${targets[@]}"; do
     work=$root/build/fuzz/corpus/$target
     mkdir -p "$work" "$root/build/fuzz/findings"
     say "fuzzing $target for $seconds s"
-    "$root/build/fuzz/tests/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
+    dictionary=()
+    if [ -f "$root/tests/fuzz/$target.dict" ]; then
+        dictionary=("-dict=$root/tests/fuzz/$target.dict")
+    fi
+    "$root/build/fuzz/tests/$target" "${dictionary[@]}" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
         -print_final_stats=1 -artifact_prefix="$root/build/fuzz/findings/$target-" "$work" \
         "$root/tests/fuzz/seeds/$target" 2> "$work.log" ||
         { tail -n 40 "$work.log" >&2; die "$target failed"; }

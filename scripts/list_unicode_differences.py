@@ -67,20 +67,19 @@ OUR_SIDE = r"""
 
 /* One character '0' or '1' for each code point: does the pattern match it? */
 static int print_matches(const char *pattern) {
-    pcre2_code *code;
-    bool jit;
-    if (sy_pattern_compile(pattern, strlen(pattern), false, &code, &jit) != SY_OK) return 1;
+    sy_pattern compiled;
+    if (sy_pattern_compile(pattern, strlen(pattern), false, &compiled) != SY_OK) return 1;
     pcre2_match_data *data = pcre2_match_data_create(1, NULL);
     if (data == NULL) return 1;
     for (int32_t c = 0; c < 0x110000; c++) {
         char text[4];
         bool hit = (c < 0xd800 || c > 0xdfff) &&
-                   pcre2_match(code, (PCRE2_SPTR)text, sy_utf8_encode(c, text), 0,
+                   pcre2_match(compiled.code, (PCRE2_SPTR)text, sy_utf8_encode(c, text), 0,
                                PCRE2_NO_UTF_CHECK, data, NULL) > 0;
         putchar(hit ? '1' : '0');
     }
     pcre2_match_data_free(data);
-    pcre2_code_free(code);
+    sy_pattern_free(&compiled);
     return 0;
 }
 
@@ -130,7 +129,8 @@ class Ours:
         self.program = str(Path(folder) / "our_side")
         source.write_text(OUR_SIDE)
         parts = sorted(ROOT.glob("runtime/tokenizer*.c")) + sorted(ROOT.glob("base/*.c"))
-        parts += [ROOT / "runtime" / f for f in ("added_tokens.c", "split_pattern.c", "utf8.c")]
+        parts += [ROOT / "runtime" / f for f in ("added_tokens.c", "json_scan.c", "split_pattern.c",
+                                             "utf8.c")]
         subprocess.run([compiler, "-std=c11", "-O2", "-D_POSIX_C_SOURCE=200809L",
                         "-D_DEFAULT_SOURCE", f"-I{ROOT}", source, *parts, "-o", self.program,
                         "-lpcre2-8", "-lutf8proc", "-ljansson", "-lpthread", "-lm"], check=True)

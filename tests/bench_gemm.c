@@ -1,5 +1,7 @@
 /* How near the matrix kernels come to the machine's bounds: read bandwidth for few rows, the
- * multiply instruction's peak for many. Usage: bench_gemm [threads] [isa] [bf16|f32] [seconds]
+ * multiply instruction's peak for many. Usage:
+ *   bench_gemm [threads] [isa] [bf16|f32|fp8|mxfp4|nvfp4|int4] [seconds]
+ * f32 has activations in F32, all else in BF16.
  *
  * Bound and kernel alternate in pieces of at most a millisecond, and the medians of both are
  * compared: bandwidth changes within minutes on shared machines, and a piece during which a
@@ -15,6 +17,27 @@
 
 enum { MAX_PIECES = 2000, PIECE_BYTES = 8 << 20, READ_STEP = 4096 };
 
+typedef struct weight_kind {
+    const char *name;
+    sy_dtype dtype;
+    sy_quant quant;
+} weight_kind;
+
+static const weight_kind kinds[] = {
+    {"bf16", SY_BF16, {0}},
+    {"f32", SY_F32, {0}},
+    {"fp8", SY_F8_E4M3, {.scale = SY_F32, .group = 128, .outputs = 128}},
+    {"mxfp4", SY_F4, {.scale = SY_F8_E8M0, .group = 32, .outputs = 1}},
+    {"nvfp4",
+     SY_F4,
+     {.scale = SY_F8_E4M3,
+      .group = 16,
+      .outputs = 1,
+      .use_factor = SY_FACTOR_TIMES,
+      .factor = {0.01f, 0.01f}}},
+    {"int4", SY_U4, {.scale = SY_BF16, .group = 32, .outputs = 1}},
+};
+
 typedef struct bench {
     sy_backend *be;
     sy_cpu *cpu;
@@ -24,8 +47,9 @@ typedef struct bench {
     void *x;
     char *h;
     float *y;
+    void *scales;  /* of any matrix that fits a piece: all of one finite value */
     int64_t piece; /* counts on; picks what is cold */
-    sy_dtype dtype;
+    const weight_kind *kind;
 } bench;
 
 /* A kernel under test: piece(b, arg) runs one piece and returns its bytes or FLOPs. */
@@ -105,8 +129,8 @@ static void peak_run(void *arg, int thread, int n_threads) {
     (void)n_threads;
     bench *b = arg;
     float sink;
-    (b->dtype == SY_F32 ? b->cpu->isa->probe.peak_f32
-                        : b->cpu->isa->probe.peak_bf16)(PEAK_ROUNDS, &sink);
+    (b->kind->dtype == SY_F32 ? b->cpu->isa->probe.peak_f32
+                              : b->cpu->isa->probe.peak_bf16)(PEAK_ROUNDS, &sink);
     volatile float keep = sink;
     (void)keep;
 }
@@ -114,8 +138,8 @@ static void peak_run(void *arg, int thread, int n_threads) {
 static double peak_piece(bench *b, void *arg) {
     (void)arg;
     float sink;
-    int64_t per_round = (b->dtype == SY_F32 ? b->cpu->isa->probe.peak_f32
-                                            : b->cpu->isa->probe.peak_bf16)(1, &sink);
+    int64_t per_round = (b->kind->dtype == SY_F32 ? b->cpu->isa->probe.peak_f32
+                                                  : b->cpu->isa->probe.peak_bf16)(1, &sink);
     sy_pool_run(b->cpu->pool, peak_run, b);
     return 2.0 * PEAK_ROUNDS * (double)per_round * sy_pool_threads(b->cpu->pool);
 }
@@ -133,10 +157,25 @@ typedef struct shape {
     int64_t rows, k, leaf, n; /* n: 0 = a piece */
 } shape;
 
+/* A matrix without memory; n 0: of PIECE_BYTES, rounded down to whole panels. */
+static sy_matrix form(const bench *b, int parts, int64_t n, int64_t k, int64_t *bytes) {
+    sy_matrix m = {.dtype = b->kind->dtype,
+                   .parts = parts,
+                   .n = n > 0 ? n : SY_PANEL,
+                   .k = k,
+                   .quant = b->kind->quant};
+    *bytes = (int64_t)sy_cpu_matrix_bytes(b->be, &m);
+    if (n > 0) return m;
+    int64_t panels = PIECE_BYTES / *bytes;
+    m.n *= panels;
+    *bytes *= panels;
+    return m;
+}
+
 static share_job product_of(bench *b, const shape *s) {
-    int64_t elem = b->dtype == SY_F32 ? 4 : 2;
-    int64_t n = s->n > 0 ? s->n : PIECE_BYTES / (s->k * elem) / SY_PANEL * SY_PANEL;
-    sy_matrix m = {cold(b, n * s->k * elem), b->dtype, 1, n, s->k};
+    int64_t bytes;
+    sy_matrix m = form(b, 1, s->n, s->k, &bytes);
+    m.data = cold(b, bytes);
     share_job job = {.b = b, .m = m, .rows = s->rows, .leaf = s->leaf};
     sy_pool_run(b->cpu->pool, product_run, &job);
     return job;
@@ -178,9 +217,9 @@ static double experts_piece(bench *b, const expert_shape *e, bool up) {
     int64_t first[MAX_EXPERTS + 1] = {0};
     int n = PIECE_EXPERTS * sy_pool_threads(b->cpu->pool);
     if (n > MAX_EXPERTS) n = MAX_EXPERTS;
-    sy_matrix one = up ? (sy_matrix){NULL, b->dtype, 2, e->inter, e->hidden}
-                       : (sy_matrix){NULL, b->dtype, 1, e->hidden, e->inter};
-    int64_t bytes = (int64_t)sy_cpu_matrix_bytes(b->be, &one);
+    int64_t bytes;
+    sy_matrix one =
+        up ? form(b, 2, e->inter, e->hidden, &bytes) : form(b, 1, e->hidden, e->inter, &bytes);
     char *at = cold(b, n * bytes);
     for (int i = 0; i < n; i++) {
         m[i] = one;
@@ -224,10 +263,12 @@ static double copy_piece(bench *b, void *arg) {
 static double pack_piece(bench *b, void *arg) {
     const int64_t *k = arg;
     char *from = cold(b, PIECE_BYTES), *to = cold(b, PIECE_BYTES);
-    int64_t elem = b->dtype == SY_F32 ? 4 : 2;
-    sy_matrix m = {to, b->dtype, 1, PIECE_BYTES / (*k * elem) / SY_PANEL * SY_PANEL, *k};
-    sy_cpu_pack(b->be, &m, 0, 0, m.n, from, b->dtype);
-    return (double)(m.n * *k * elem);
+    int64_t bytes;
+    sy_matrix m = form(b, 1, 0, *k, &bytes);
+    m.data = to;
+    sy_weight_source src = {.dtype = m.dtype, .codes = from, .scales = b->scales};
+    if (sy_cpu_pack(b->be, &m, 0, 0, m.n, &src) != SY_OK) return 0;
+    return (double)(m.n * *k * sy_dtype_bits(m.dtype) / 8);
 }
 
 static void bench_pack(bench *b, int64_t k) {
@@ -255,10 +296,11 @@ static void run_all(bench *b) {
     bench_pack(b, 4096);
 }
 
-static sy_status run(int n_threads, const char *isa, sy_dtype act, double seconds) {
+static sy_status run(int n_threads, const char *isa, const weight_kind *kind, double seconds) {
     sy_status st = SY_OK;
     sy_pool *pool = NULL;
-    bench b = {.seconds = seconds, .bytes = (uint64_t)768 << 20, .dtype = act};
+    sy_dtype act = kind->dtype == SY_F32 ? SY_F32 : SY_BF16;
+    bench b = {.seconds = seconds, .bytes = (uint64_t)768 << 20, .kind = kind};
     const uint64_t x_bytes = (uint64_t)64 << 20, y_bytes = (uint64_t)64 << 20;
     SY_TRY(sy_pool_create(n_threads, true, &pool));
     SY_TRY(sy_cpu_open(act, pool, isa, &b.be));
@@ -266,11 +308,13 @@ static sy_status run(int n_threads, const char *isa, sy_dtype act, double second
     SY_TRY(sy_mem_alloc(&b.weights, b.bytes, "weights"));
     SY_TRY(sy_mem_alloc(&b.x, x_bytes, "x"));
     SY_TRY(sy_mem_alloc(&b.h, x_bytes, "h"));
+    SY_TRY(sy_mem_alloc(&b.scales, PIECE_BYTES, "scales"));
+    memset(b.scales, 0x3b, PIECE_BYTES);
     SY_TRY(sy_mem_alloc(&b.y, y_bytes, "y"));
     sy_pool_run(pool, fill_run, &b);
     memset(b.x, 0x3b, x_bytes);
-    printf("%s, %d threads, act %s: read %.1f GB/s, peak %.1f GFLOP/s\n", sy_cpu_isa_name(b.be),
-           n_threads, sy_dtype_name(act), sy_cpu_probe_bandwidth(pool, 0.3) * 1e-9,
+    printf("%s, %d threads, %s: read %.1f GB/s, peak %.1f GFLOP/s\n", sy_cpu_isa_name(b.be),
+           n_threads, kind->name, sy_cpu_probe_bandwidth(pool, 0.3) * 1e-9,
            sy_cpu_probe_flops(b.be, 0.3) * 1e-9);
     run_all(&b);
 done:
@@ -278,6 +322,7 @@ done:
     sy_mem_free(b.weights, b.bytes);
     sy_mem_free(b.x, x_bytes);
     sy_mem_free(b.h, x_bytes);
+    sy_mem_free(b.scales, PIECE_BYTES);
     sy_mem_free(b.y, y_bytes);
     if (b.be != NULL) b.be->ops->close(b.be);
     sy_pool_destroy(pool);
@@ -287,12 +332,18 @@ done:
 int main(int argc, char **argv) {
     int n_threads = argc > 1 ? atoi(argv[1]) : sy_cores_available();
     const char *isa = argc > 2 ? argv[2] : NULL;
-    sy_dtype act = argc > 3 && strcmp(argv[3], "f32") == 0 ? SY_F32 : SY_BF16;
+    const char *name = argc > 3 ? argv[3] : "bf16";
+    const weight_kind *kind = NULL;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(name, kinds[i].name) == 0) kind = &kinds[i];
     double seconds = argc > 4 ? atof(argv[4]) : 0.5;
-    if (n_threads < 1 || n_threads > MAX_EXPERTS / PIECE_EXPERTS || !(seconds > 0)) {
-        fprintf(stderr, "usage: bench_gemm [threads, at most %d] [isa] [bf16|f32] [seconds]\n",
+    if (n_threads < 1 || n_threads > MAX_EXPERTS / PIECE_EXPERTS || kind == NULL ||
+        !(seconds > 0)) {
+        fprintf(stderr,
+                "usage: bench_gemm [threads, at most %d] [isa] "
+                "[bf16|f32|fp8|mxfp4|nvfp4|int4] [seconds]\n",
                 MAX_EXPERTS / PIECE_EXPERTS);
         return 2;
     }
-    return sy_status_exit_code(run(n_threads, isa, act, seconds));
+    return sy_status_exit_code(run(n_threads, isa, kind, seconds));
 }

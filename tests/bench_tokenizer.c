@@ -2,7 +2,7 @@
  *
  *     bench_tokenizer DIRECTORY TEXT-FILE [DOCUMENT-BYTES]
  *
- * DIRECTORY holds tokenizer.json. The text is cut into documents of about DOCUMENT-BYTES (20000)
+ * DIRECTORY holds a tokenizer. The text is cut into documents of about DOCUMENT-BYTES (20000)
  * at line ends; each is one call. Prints the best of five passes. */
 #include <stdio.h>
 #include <stdlib.h>

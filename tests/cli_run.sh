@@ -129,7 +129,7 @@ expect 3 '/dev/full: .*No space' "$program" run "$demo" -q -p x --max-tokens 2 -
 expect 2 'run has no option --routes' "$program" run "$demo" --ids 1 --routes x
 
 # Without a tokenizer: ids in, ids out; text is refused.
-expect 2 '.*has no tokenizer.json: give the prompt as --ids' "$program" run "$tiny/mixtral" -p x
+expect 2 '.*has no tokenizer: give the prompt as --ids' "$program" run "$tiny/mixtral" -p x
 run "$tiny/qwen3_moe" -q --ids '1 2 3' --max-tokens 6 --activations f32 >out || fail "ids in, ids out"
 grep -Eqx '[0-9]+( [0-9]+){0,5}' out || fail "the answer is no list of ids: $(cat out)"
 "$program" inspect "$tiny/mixtral" >out 2>err || fail "inspect without a tokenizer"

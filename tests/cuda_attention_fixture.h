@@ -10,8 +10,8 @@ enum { MOST_SEQUENCES = 4 };
 
 typedef struct sequence {
     int64_t length;
-    uint16_t *q;    /* [length, A*D] */
-    float *k, *v;   /* [kv][length][D], bf16 values */
+    uint16_t *q;    /* [length, A*D]; MLA: [length, A, c + rope] */
+    float *k, *v;   /* [kv][length][D], bf16 values; MLA: k alone, [length][c + rope] */
     int32_t *pages; /* not in the order of positions */
 } sequence;
 
@@ -19,6 +19,7 @@ typedef struct world {
     sy_layer_spec spec;
     int n_sequences;
     sequence seq[MOST_SEQUENCES];
+    float *sinks; /* [A] or NULL */
     int64_t n_pages;
     sy_kv_layer cpu, cuda;
     output cuda_pages; /* cuda.data with its guard */
@@ -41,11 +42,11 @@ static inline int64_t cuda_value(const sy_attn_spec *a, int head, int slot, int 
 
 /* The same in the CPU's pages (kernels/cpu/kv_page.h). */
 static inline int64_t cpu_key(const sy_attn_spec *a, int head, int slot, int d) {
-    sy_kv_layout l = sy_kv_layout_of(cpu_be, a->head_dim);
+    sy_kv_layout l = sy_kv_layout_of(cpu_be, a);
     return head * (l.head_bytes / 2) + (d / 2 * 64 + slot) * 2 + d % 2;
 }
 static inline int64_t cpu_value(const sy_attn_spec *a, int head, int slot, int d) {
-    sy_kv_layout l = sy_kv_layout_of(cpu_be, a->head_dim);
+    sy_kv_layout l = sy_kv_layout_of(cpu_be, a);
     return head * (l.head_bytes / 2) + l.k_bytes / 2 + d / 64 * (l.panel_bytes / 2) +
            (slot / 2 * 64 + d % 64) * 2 + slot % 2;
 }
@@ -70,6 +71,7 @@ reserve_attention(const sy_attn_spec *a, int hidden, int64_t rows, int64_t conte
                               .heads = a->heads,
                               .kv_heads = a->kv_heads,
                               .head_dim = a->head_dim,
+                              .mla = a->mla,
                               .max_inter = 1,
                               .experts = 1,
                               .top_k = 1,
@@ -175,24 +177,33 @@ static inline void expect_attended(const world *w,
                                    const uint16_t *cpu) {
     const sy_attn_spec *a = &w->spec.attn;
     const sequence *s = &w->seq[seq];
-    int d = a->head_dim, kv = head / (a->heads / a->kv_heads);
-    int64_t n = position + 1;
-    const float *k = s->k + kv * s->length * d, *v = s->v + kv * s->length * d;
-    float q[256];
+    bool latent = a->kind == SY_ATTN_MLA;
+    int kv = latent ? 0 : head / (a->heads / a->kv_heads);
+    int d = (int)(sy_attn_o_width(a) / a->heads), dk = (int)(sy_attn_q_width(a) / a->heads);
+    int64_t n = position + 1, first = a->window > 0 ? sy_max(n - a->window, 0) : 0;
+    const float *k = s->k + kv * s->length * dk;
+    const float *v = latent ? k : s->v + kv * s->length * d;
+    float q[1024];
     double *p = malloc((size_t)n * sizeof *p), *error[2], max = -INFINITY, sum = 0;
     double scale = (double)a->softmax_scale, sum_error[2] = {0, 0};
     error[0] = malloc((size_t)n * sizeof(double)),
     error[1] = malloc((size_t)n * sizeof(double));
-    for (int i = 0; i < d; i++)
-        q[i] = sy_f32_from_bf16(s->q[(position * a->heads + head) * d + i]);
-    for (int64_t t = 0; t < n; t++) {
-        sum64 dot = dot64(q, k + t * d, d);
+    for (int i = 0; i < dk; i++)
+        q[i] = sy_f32_from_bf16(s->q[(position * a->heads + head) * dk + i]);
+    for (int64_t t = first; t < n; t++) {
+        sum64 dot = dot64(q, k + t * dk, dk);
         p[t] = dot.y * scale;
-        error[0][t] = cuda_bound(d, dot.magnitude, SY_BF16) * scale;
-        error[1][t] = cpu_bound(d, dot.magnitude) * scale;
+        error[0][t] = cuda_bound(dk, dot.magnitude, SY_BF16) * scale;
+        error[1][t] = cpu_bound(dk, dot.magnitude) * scale;
         max = fmax(max, p[t]);
     }
-    for (int64_t t = 0; t < n; t++) {
+    if (w->sinks != NULL) {
+        max = fmax(max, (double)w->sinks[head]);
+        sum = exp((double)w->sinks[head] - max);
+        for (int side = 0; side < 2; side++)
+            sum_error[side] = sum * error_of_p(0, (double)w->sinks[head], max);
+    }
+    for (int64_t t = first; t < n; t++) {
         double e = exp(p[t] - max);
         for (int side = 0; side < 2; side++) {
             error[side][t] = error_of_p(error[side][t], p[t], max);
@@ -202,15 +213,16 @@ static inline void expect_attended(const world *w,
     }
     for (int i = 0; i < d; i++) {
         double exact = 0, average = 0, bound[2] = {0, 0};
-        for (int64_t t = 0; t < n; t++) {
-            double pv = p[t] * (double)v[t * d + i] / sum;
+        for (int64_t t = first; t < n; t++) {
+            double pv = p[t] * (double)v[t * (latent ? dk : d) + i] / sum;
             exact += pv;
             average += fabs(pv);
             for (int side = 0; side < 2; side++)
                 bound[side] += fabs(pv) * error[side][t];
         }
-        double pages = (double)sy_ceil_div(n, SY_PAGE_TOKENS);
-        double chain[2] = {(double)n / 16 + 4 * pages + 8, (double)n / 4 + 4 * pages + 8};
+        double pages = (double)sy_ceil_div(n - first, SY_PAGE_TOKENS) + 1;
+        double chain[2] = {(double)(n - first) / 16 + 4 * pages + 8,
+                           (double)(n - first) / 4 + 4 * pages + 8};
         for (int side = 0; side < 2; side++)
             bound[side] = bf16_bound(exact, bound[side] + fabs(exact) * sum_error[side] / sum +
                                                 average * (chain[side] * 0x1p-22 + 0x1.02p-8));

@@ -173,12 +173,18 @@ static inline void *room_on_device(const test_matrix *t, int count, int64_t *byt
 static inline sy_matrix pack_at(const test_matrix *t, void *memory) {
     const sy_ops *ops = cuda_be->ops;
     int64_t n = t->m.n, k = t->m.k, elem = sy_dtype_bits(t->file_dtype) / 8;
-    sy_matrix m = {memory, ops->stored_dtype(cuda_be, t->file_dtype), t->m.parts, n, k};
+    sy_matrix m = {.data = memory,
+                   .dtype = ops->stored_dtype(cuda_be, t->file_dtype),
+                   .parts = t->m.parts,
+                   .n = n,
+                   .k = k};
     for (int part = 0; part < m.parts; part++) {
         int64_t cut = random_in(0, n / SY_PACK_ROWS) * SY_PACK_ROWS;
-        MUST(ops->pack(cuda_be, &m, part, cut, n - cut, t->src[part] + cut * k * elem,
-                       t->file_dtype));
-        MUST(ops->pack(cuda_be, &m, part, 0, cut, t->src[part], t->file_dtype));
+        sy_weight_source rest = {.dtype = t->file_dtype,
+                                 .codes = t->src[part] + cut * k * elem};
+        sy_weight_source begin = {.dtype = t->file_dtype, .codes = t->src[part]};
+        MUST(ops->pack(cuda_be, &m, part, cut, n - cut, &rest));
+        MUST(ops->pack(cuda_be, &m, part, 0, cut, &begin));
     }
     return m;
 }

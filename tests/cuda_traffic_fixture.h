@@ -54,7 +54,11 @@ static inline void *room_of_floats(int64_t n, float middle, float range) {
 }
 
 static inline sy_matrix matrix_of(layer *l, int parts, int64_t n, int64_t k) {
-    sy_matrix m = {(char *)l->weights + l->weight_bytes, SY_BF16, parts, n, k};
+    sy_matrix m = {.data = (char *)l->weights + l->weight_bytes,
+                   .dtype = SY_BF16,
+                   .parts = parts,
+                   .n = n,
+                   .k = k};
     uint64_t bytes = cuda_be->ops->matrix_bytes(cuda_be, &m);
     assert_true(bytes % 256 == 0);
     l->weight_bytes += (int64_t)bytes;
@@ -199,7 +203,7 @@ static inline bool begins(const char *s, const char *with) {
 /* Whole sectors and no bank conflict, but for what cannot be otherwise, or is too little to care. */
 static inline limits limits_of(const char *step, const char *kernel) {
     limits m = {1.05, 1.05, 1, 1};
-    bool h = begins(step, "experts_up") || begins(step, "dense_ffn");
+    bool h = begins(step, "experts_up") || begins(step, "dense_ffn") || begins(step, "latent");
     if (begins(kernel, "gather_rows")) /* a fragment holds two rows by turns */
         m.global_read = 2;
     if (begins(kernel,
@@ -210,10 +214,14 @@ static inline limits limits_of(const char *step, const char *kernel) {
     if (begins(kernel,
                "attend_")) /* 16 bytes of a row of o; states by float2, which g++ splits */
         m.global_write = 2;
-    if (begins(kernel, "multiply_") && h) /* eight values of a row of h are half a sector */
+    if (begins(kernel, "attend_latent")) /* and of q, once a block */
+        m.global_read = 1.25;
+    if (begins(kernel, "finish_latent")) /* both values of a pair, by both lanes */
+        m.global_read = 1.3, m.global_write = 1.2;
+    if (begins(kernel, "multiply_") && h) /* eight values in bf16 are half a sector */
         m.global_write = 2;
-    if (begins(kernel, "choose_experts")) /* lanes that won look again, alone */
-        m.global_read = 1.1;
+    if (begins(kernel, "choose_experts")) /* lanes that won look again, alone; scores of few */
+        m.global_read = 1.2;
     if (begins(kernel, "plan_slots")) /* few bytes: look-ups, and the lists of the slots */
         m.global_read = 3, m.global_write = 4;
     if (begins(kernel, "sum_segments") || begins(kernel, "sum_at_home")) /* look-ups */

@@ -97,17 +97,18 @@ make_matrix(sy_backend *be, sy_dtype file_dtype, int parts, int64_t n, int64_t k
             }
         }
     }
-    t.m = (sy_matrix){NULL, be->ops->stored_dtype(be, file_dtype), parts, n, k};
+    t.m = (sy_matrix){
+        .dtype = be->ops->stored_dtype(be, file_dtype), .parts = parts, .n = n, .k = k};
     t.bytes = be->ops->matrix_bytes(be, &t.m);
     assert_true(t.bytes % 64 == 0);
     assert_int_equal(be->ops->alloc(be, &t.m.data, t.bytes, "matrix"), SY_OK);
     memset(t.m.data, 0x7f, t.bytes);
     for (int part = 0; part < parts; part++) {
         int64_t cut = random_in(0, n / SY_PACK_ROWS) * SY_PACK_ROWS;
-        assert_int_equal(be->ops->pack(be, &t.m, part, cut, n - cut,
-                                       t.src[part] + cut * k * elem, file_dtype),
-                         SY_OK);
-        assert_int_equal(be->ops->pack(be, &t.m, part, 0, cut, t.src[part], file_dtype), SY_OK);
+        sy_weight_source rest = {.dtype = file_dtype, .codes = t.src[part] + cut * k * elem};
+        sy_weight_source begin = {.dtype = file_dtype, .codes = t.src[part]};
+        assert_int_equal(be->ops->pack(be, &t.m, part, cut, n - cut, &rest), SY_OK);
+        assert_int_equal(be->ops->pack(be, &t.m, part, 0, cut, &begin), SY_OK);
     }
     return t;
 }

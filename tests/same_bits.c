@@ -81,6 +81,113 @@ static sy_model_spec *draw_spec(draw *d) {
     return spec;
 }
 
+/* ---- what not every family has, drawn apart ---- */
+
+static void draw_latent(draw *d, sy_attn_spec *a) {
+    sy_mla_spec m = {.q_rank = pick(d, 0, 1) ? pick(d, 3, 40) : 0,
+                     .kv_rank = pick(d, 3, 80),
+                     .nope = pick(d, 1, 24),
+                     .rope = 2 * pick(d, 1, 12),
+                     .value = pick(d, 1, 40),
+                     .norm_eps = 1e-6f};
+    if ((m.nope + m.rope) % 2 != 0) m.nope++;
+    a->kind = SY_ATTN_MLA;
+    a->mla = m;
+    a->kv_heads = 1;
+    a->head_dim = m.nope + m.rope;
+    a->qk_norm = SY_QK_NORM_NONE;
+    a->qk_clip = 0;
+    a->rope.dim = m.rope;
+    a->softmax_scale = 1 / __builtin_sqrtf((float)a->head_dim);
+}
+
+static void vary_attention(draw *d, bool latent, sy_attn_spec *a) {
+    if (latent) draw_latent(d, a);
+    a->rope.layout = pick(d, 0, 1) ? SY_ROPE_INTERLEAVED : SY_ROPE_HALF;
+    if (pick(d, 0, 2) == 0) {
+        a->rope.factor = pick(d, 2, 40);
+        a->rope.original_positions = pick(d, 16, 128);
+        a->rope.beta_fast = 32;
+        a->rope.beta_slow = 1;
+        a->rope.truncate = pick(d, 0, 1);
+        a->rope.attention_factor = 1.25;
+    }
+    if (pick(d, 0, 2) == 0) {
+        a->query_beta = 0.1f;
+        a->query_positions = pick(d, 3, 70);
+    }
+    if (latent) return;
+    a->qkv_bias = pick(d, 0, 1);
+    a->o_bias = pick(d, 0, 1);
+    a->sinks = pick(d, 0, 1);
+    a->window = pick(d, 0, 1) ? pick(d, 1, 140) : 0;
+}
+
+static void vary_ffn(draw *d, sy_ffn_spec *f) {
+    if (pick(d, 0, 1)) {
+        f->act = SY_ACT_SWIGLU_CLAMPED;
+        f->act_alpha = 1.702f;
+        f->act_limit = 0.75f;
+    }
+    if (f->kind != SY_FFN_MOE) return;
+    f->expert_bias = pick(d, 0, 1);
+    f->score = (sy_router_score)pick(d, 0, 2);
+    f->router_bias = pick(d, 0, 1);
+    f->choice_bias = pick(d, 0, 1);
+    f->renorm_eps = f->renorm ? 1e-20f : 0;
+    for (int groups = 4; groups > 1; groups--)
+        if (f->experts % groups == 0 && f->experts / groups >= 2 &&
+            f->experts / groups * (groups - 1) >= f->top_k) {
+            f->n_groups = groups;
+            f->groups_kept = groups - 1;
+            f->group_score = pick(d, 0, 1) ? SY_GROUP_TOP2 : SY_GROUP_MAX;
+            break;
+        }
+}
+
+static void draw_quantisation(draw *d, sy_quantization *q) {
+    static const sy_quantization formats[] = {{.method = SY_QUANT_NONE},
+                                              {.method = SY_QUANT_FP8,
+                                               .values = SY_QUANT_E4M3,
+                                               .scales = SY_QUANT_PER_BLOCK,
+                                               .block_rows = 128,
+                                               .block_cols = 128},
+                                              {.method = SY_QUANT_COMPRESSED_TENSORS,
+                                               .values = SY_QUANT_E4M3,
+                                               .scales = SY_QUANT_PER_CHANNEL},
+                                              {.method = SY_QUANT_MXFP4,
+                                               .values = SY_QUANT_E2M1_MX,
+                                               .scales = SY_QUANT_PER_GROUP,
+                                               .group = 32},
+                                              {.method = SY_QUANT_MODELOPT,
+                                               .values = SY_QUANT_E2M1_NV,
+                                               .scales = SY_QUANT_PER_GROUP,
+                                               .group = 16},
+                                              {.method = SY_QUANT_COMPRESSED_TENSORS,
+                                               .values = SY_QUANT_INT4,
+                                               .scales = SY_QUANT_PER_GROUP,
+                                               .group = 32}};
+    *q = formats[pick(d, 0, (int)(sizeof formats / sizeof *formats) - 1)];
+}
+
+/* Half of all models get what the backend computes of this. */
+static void vary_spec(draw *d, const sy_backend *be, sy_model_spec *spec) {
+    if (pick(d, 0, 1)) return;
+    bool latent = pick(d, 0, 1);
+    if (be->ops->device == NULL) draw_quantisation(d, &spec->quant);
+    sy_layer_spec *all = calloc((size_t)spec->n_layers, sizeof *all);
+    bool computed = true;
+    for (int l = 0; l < spec->n_layers; l++) {
+        all[l] = spec->layer[l];
+        if (l > 0 && latent) all[l].attn = all[0].attn; /* one size of latents */
+        if (l == 0 || !latent) vary_attention(d, latent, &all[l].attn);
+        vary_ffn(d, &all[l].ffn);
+        computed = computed && be->ops->check(be, &all[l]) == SY_OK;
+    }
+    if (computed) memcpy(spec->layer, all, (size_t)spec->n_layers * sizeof *all);
+    free(all);
+}
+
 /* Every expert on a random rank, and now and then copies on others. */
 static sy_placement *draw_placement(draw *d, const sy_model_spec *spec, int R) {
     int L = spec->n_layers, *experts = calloc((size_t)L, sizeof *experts);
@@ -235,6 +342,7 @@ static void open_backend(const settings *set, draw *how, sy_dtype act, fixture *
 static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     int R = sy_comm_size(comm), rank = sy_comm_rank(comm);
     draw model = {sy_hash_add(seed, 1), 0}; /* what decides the result */
+    draw more = {sy_hash_add(seed, 3), 0};  /* that too */
     draw how = {sy_hash_add(sy_hash_add(seed, 2), set->variant * 100 + (uint64_t)R), 0};
     fixture f = {.comm = comm};
     requests q;
@@ -244,6 +352,7 @@ static void run_case(sy_comm *comm, const settings *set, uint64_t seed) {
     sy_dtype act = pick(&model, 0, 1) ? SY_F32 : SY_BF16;
     MUST(sy_pool_create(pick(&how, 1, 3), false, &f.pool));
     open_backend(set, &how, act, &f);
+    vary_spec(&more, f.be, f.spec);
     if (rank == set->flip_rank) flip_one_bit(f.be);
     f.placement = draw_placement(&how, f.spec, R);
     MUST(sy_weights_dummy(f.be, f.spec, f.placement, rank, seed, 1, NULL, NULL, &f.weights));

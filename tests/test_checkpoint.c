@@ -419,8 +419,10 @@ static void file_that_shrinks_after_open_is_an_error_of_a_direct_read(void **sta
     assert_int_equal(
         truncate(dir_path(&d, "model.safetensors", buf), (off_t)(c->file_bytes[0] - 3)), 0);
     assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[0], 0, 4, slot, &data), SY_OK);
-    for (uint64_t odd = 0; odd < 4; odd++) { /* bytes of files stand anywhere, values must not */
-        assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[0], odd, 1, slot, &data), SY_OK);
+    for (uint64_t odd = 0; odd < 4;
+         odd++) { /* bytes of files stand anywhere, values must not */
+        assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[0], odd, 1, slot, &data),
+                         SY_OK);
         assert_int_equal((uintptr_t)data % 2, 0);
     }
     assert_int_equal(sy_checkpoint_read_direct(c, &c->tensor[1], 0, 4, slot, &data), SY_ERR_IO);

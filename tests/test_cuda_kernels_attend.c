@@ -37,7 +37,10 @@ static uint16_t *attend(const world *w, const piece *p, int n, int64_t bound) {
     output o = make_output(NULL, bound * width * 2);
     begin_step(&b, bound, 0, NULL);
     b.n_rows = (int)bound;
-    MUST(cuda_be->ops->attend(cuda_be, &w->spec, &b, device_q, &w->cuda, NULL, o.device, NULL));
+    const float *sinks = NULL;
+    if (w->sinks != NULL) sinks = device_copy(w->sinks, w->spec.attn.heads * 4);
+    MUST(
+        cuda_be->ops->attend(cuda_be, &w->spec, &b, device_q, &w->cuda, sinks, o.device, NULL));
     return read_output(o);
 }
 
@@ -47,7 +50,7 @@ static uint16_t *attend_on_cpu(const world *w, const piece *p, int n) {
     uint16_t *o = host_block(rows * width * 2);
     sy_span span[MOST_PIECES];
     sy_batch b = batch_of(w, p, n, span, no_ids);
-    MUST(cpu_be->ops->attend(cpu_be, &w->spec, &b, q, &w->cpu, NULL, o, NULL));
+    MUST(cpu_be->ops->attend(cpu_be, &w->spec, &b, q, &w->cpu, w->sinks, o, NULL));
     return o;
 }
 
@@ -60,13 +63,24 @@ static void reserve(const sy_attn_spec *a, int64_t rows, int64_t context) {
     memcpy(last, wanted, sizeof last);
 }
 
+static int64_t case_window; /* of the sequences that are made next, 0: none */
+static bool case_sinks;
+
+static void make_window_and_sinks(world *w) {
+    w->spec.attn.window = case_window;
+    w->spec.attn.sinks = case_sinks;
+    if (case_sinks) w->sinks = random_floats(w->spec.attn.heads, 6);
+}
+
 static world one_sequence(int heads, int kv_heads, int d, int64_t length, uint16_t fill) {
     world w = {.spec.attn = attention_of(heads, kv_heads, d), .n_sequences = 1};
     w.seq[0].length = length;
     int64_t context = sy_round_up(length, SY_PAGE_TOKENS);
     reserve(&w.spec.attn, sy_min(context, 1300), context);
-    snprintf(where, sizeof where, "attend, %d heads, %d kv heads, D %d, %lld tokens", heads,
-             kv_heads, d, (long long)length);
+    snprintf(where, sizeof where,
+             "attend, %d heads, %d kv heads, D %d, %lld tokens, window %lld, sinks %d", heads,
+             kv_heads, d, (long long)length, (long long)case_window, case_sinks);
+    make_window_and_sinks(&w);
     fill_pages(&w, fill);
     return w;
 }
@@ -111,6 +125,38 @@ static void attend_matches_float64_and_the_cpu(void **state) {
     check_attend(70, 1, 8, 60, 2);   /* ... than a block */
 }
 
+static void windows_and_sinks_match_float64_and_the_cpu(void **state) {
+    (void)state;
+    static const int64_t windows[] = {1, 2, 5, 63, 64, 65, 128, 300};
+    static const int lengths[] = {1, 16, 64, 65, 129, 200, 330};
+    random_state = 46;
+    for (int i = 0; i < 8; i++)
+        for (int l = 0; l < 7; l++) {
+            case_window = windows[i];
+            case_sinks = (i + l) % 2 == 0;
+            int n = lengths[l] < 40 ? lengths[l] : l % 2 == 0 ? 1 : 70;
+            n = (int)sy_min(n, lengths[l]);
+            check_attend(8, 2, (i + l) % 3 == 0 ? 24 : 64, lengths[l], n);
+        }
+    case_window = 0;
+    case_sinks = true;
+    check_attend(4, 1, 96, 300, 3);
+    check_attend(2, 1, 160, 140, 2); /* a head in two blocks */
+    check_attend(2, 1, 16, 1500, 3); /* splits of one and of four pages */
+    check_attend(20, 1, 16, 130, 3);
+    case_window = 128;
+    check_attend(64, 8, 64, 400, 2); /* gpt-oss */
+    check_attend(16, 2, 64, 1200, 1);
+    check_attend(16, 2, 64, 1160, 90);
+    check_attend(20, 1, 16, 1100, 2);
+    check_attend(2, 1, 160, 1100, 2);
+    case_window = 700; /* ends within the splits of 256 */
+    check_attend(4, 2, 16, 2200, 2);
+    check_attend(4, 2, 16, 2200, 80);
+    case_window = 0;
+    case_sinks = false;
+}
+
 /* Each row of [begin, end) as the whole gave it, computed in chunks. */
 static void expect_chunks(const world *w,
                           int seq,
@@ -131,8 +177,7 @@ static void expect_chunks(const world *w,
     }
 }
 
-static void decode_and_every_chunk_give_the_bits_of_one_prefill(void **state) {
-    (void)state;
+static void expect_one_prefill_in_chunks(void) {
     static const struct {
         int heads, kv_heads, d;
         int64_t length; /* splits of 256 tokens from 1024 on */
@@ -166,20 +211,38 @@ static void decode_and_every_chunk_give_the_bits_of_one_prefill(void **state) {
     end_case();
 }
 
+static void decode_and_every_chunk_give_the_bits_of_one_prefill(void **state) {
+    (void)state;
+    expect_one_prefill_in_chunks();
+}
+
+static void windows_and_sinks_keep_the_bits_of_every_chunk(void **state) {
+    (void)state;
+    static const int64_t windows[] = {1, 128, 700};
+    for (int i = 0; i < 3; i++) {
+        case_window = windows[i];
+        case_sinks = i != 0;
+        expect_one_prefill_in_chunks();
+    }
+    case_window = 0;
+    case_sinks = false;
+}
+
 static world many_sequences(void) {
     world w = {.spec.attn = attention_of(6, 2, 32), .n_sequences = 4};
     static const int64_t lengths[] = {1, 64, 201, 1100};
     for (int i = 0; i < 4; i++)
         w.seq[i].length = lengths[i];
     reserve(&w.spec.attn, 1400, 1100);
-    snprintf(where, sizeof where, "attend, four sequences");
+    snprintf(where, sizeof where, "attend, four sequences, window %lld, sinks %d",
+             (long long)case_window, case_sinks);
+    make_window_and_sinks(&w);
     fill_pages(&w, 0x7f7f);
     return w;
 }
 
 /* Decode rows and chunks of four sequences in one step, in several orders. */
-static void rows_beside_other_sequences_keep_their_bits(void **state) {
-    (void)state;
+static void expect_rows_beside_others(void) {
     random_state = 43;
     world w = many_sequences();
     int64_t row_bytes = 6 * 32 * 2;
@@ -204,6 +267,16 @@ static void rows_beside_other_sequences_keep_their_bits(void **state) {
         }
     }
     end_case();
+}
+
+static void rows_beside_other_sequences_keep_their_bits(void **state) {
+    (void)state;
+    expect_rows_beside_others();
+    case_window = 100;
+    case_sinks = true;
+    expect_rows_beside_others();
+    case_window = 0;
+    case_sinks = false;
 }
 
 static void padding_attends_to_nothing(void **state) {
@@ -272,7 +345,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_page_holds_keys_and_values_and_ends_at_256_bytes),
         cmocka_unit_test(attend_matches_float64_and_the_cpu),
+        cmocka_unit_test(windows_and_sinks_match_float64_and_the_cpu),
         cmocka_unit_test(decode_and_every_chunk_give_the_bits_of_one_prefill),
+        cmocka_unit_test(windows_and_sinks_keep_the_bits_of_every_chunk),
         cmocka_unit_test(rows_beside_other_sequences_keep_their_bits),
         cmocka_unit_test(padding_attends_to_nothing),
         cmocka_unit_test(what_pages_held_before_does_not_matter),

@@ -11,6 +11,7 @@ typedef struct block {
     twin q, k, v;
     sy_layer_weights cuda, cpu;
     float *norm, *q_norm, *k_norm;
+    float *q_bias, *k_bias, *v_bias; /* zero without biases */
     sy_rope_table *rope, device_rope;
     float *x; /* [rows, hidden] */
     int32_t *ids;
@@ -22,11 +23,13 @@ enum { ROWS = 100 };
 static block
 make_block(sy_dtype t, const sy_attn_spec *a, int64_t hidden, int n, const int64_t *lengths) {
     block b = {.hidden = hidden};
-    snprintf(
-        where, sizeof where,
-        "attn_in, %s, hidden %lld, %d heads, %d kv heads, D %d, rotary %d, norm %d, clip %g",
-        sy_dtype_name(t), (long long)hidden, a->heads, a->kv_heads, a->head_dim, a->rope.dim,
-        (int)a->qk_norm, (double)a->qk_clip);
+    snprintf(where, sizeof where,
+             "attn_in, %s, hidden %lld, %d heads, %d kv heads, D %d, rotary %d %d, norm %d, "
+             "clip %g, "
+             "bias %d, beta %g",
+             sy_dtype_name(t), (long long)hidden, a->heads, a->kv_heads, a->head_dim,
+             a->rope.dim, (int)a->rope.layout, (int)a->qk_norm, (double)a->qk_clip, a->qkv_bias,
+             (double)a->query_beta);
     b.w.spec = (sy_layer_spec){.attn = *a, .norm_eps = 1e-6f};
     b.w.n_sequences = n;
     for (int s = 0; s < n; s++) {
@@ -48,6 +51,15 @@ make_block(sy_dtype t, const sy_attn_spec *a, int64_t hidden, int n, const int64
     b.cuda = (sy_layer_weights){.attn_norm = device_copy(b.norm, hidden * 4),
                                 .q_norm = device_copy(b.q_norm, b.n_q * 4),
                                 .k_norm = device_copy(b.k_norm, b.n_kv * 4)};
+    b.q_bias = random_floats(b.n_q, a->qkv_bias ? 3 : 0);
+    b.k_bias = random_floats(b.n_kv, a->qkv_bias ? 3 : 0);
+    b.v_bias = random_floats(b.n_kv, a->qkv_bias ? 3 : 0);
+    if (a->qkv_bias) {
+        b.cpu.q_bias = b.q_bias, b.cpu.k_bias = b.k_bias, b.cpu.v_bias = b.v_bias;
+        b.cuda.q_bias = device_copy(b.q_bias, b.n_q * 4);
+        b.cuda.k_bias = device_copy(b.k_bias, b.n_kv * 4);
+        b.cuda.v_bias = device_copy(b.v_bias, b.n_kv * 4);
+    }
     b.cuda.q = b.q.cuda, b.cuda.k = b.k.cuda, b.cuda.v = b.v.cuda;
     MUST(sy_rope_table_create(b.context, &a->rope, &b.rope));
     b.device_rope = *b.rope;
@@ -124,13 +136,15 @@ typedef struct row64 {
     double y[MOST_WIDTH], error[2][MOST_WIDTH];
 } row64;
 
-static void project64(const twin *m, const float *xn, const double *slack, row64 *r) {
+static void
+project64(const twin *m, const float *bias, const float *xn, const double *slack, row64 *r) {
     r->n = m->cpu.n;
     for (int64_t i = 0; i < r->n; i++) {
         const float *w = m->value + i * m->cpu.k;
         sum64 s = dot64(w, xn, m->cpu.k);
         double either = slack64(w, slack, m->cpu.k);
-        r->y[i] = s.y;
+        r->y[i] = s.y + (double)bias[i];
+        either += 0x1p-23 * (s.magnitude + fabs((double)bias[i]));
         r->error[0][i] = cuda_bound(m->cpu.k, s.magnitude, m->file_dtype) + either;
         r->error[1][i] = cpu_bound(m->cpu.k, s.magnitude) + either;
     }
@@ -161,17 +175,24 @@ static void clip_row64(row64 *r, double clip) {
         r->y[i] = fmax(-clip, fmin(clip, r->y[i]));
 }
 
-static void rotate64(row64 *r, int64_t at, const float *cosine, const float *sine, int half) {
-    for (int64_t i = at; i < at + half; i++) {
-        double c = (double)cosine[i - at], s = (double)sine[i - at];
-        double low = r->y[i], high = r->y[i + half];
+static void rotate64(row64 *r,
+                     int64_t at,
+                     const float *cosine,
+                     const float *sine,
+                     int half,
+                     sy_rope_layout layout) {
+    for (int pair = 0; pair < half; pair++) {
+        double c = (double)cosine[pair], s = (double)sine[pair];
+        bool near = layout == SY_ROPE_INTERLEAVED;
+        int64_t i = at + (near ? 2 * pair : pair), other = near ? i + 1 : i + half;
+        double low = r->y[i], high = r->y[other];
         r->y[i] = low * c - high * s;
-        r->y[i + half] = high * c + low * s;
+        r->y[other] = high * c + low * s;
         for (int side = 0; side < 2; side++) {
-            double e0 = r->error[side][i], e1 = r->error[side][i + half];
+            double e0 = r->error[side][i], e1 = r->error[side][other];
             double rounding = 0x1p-22 * (fabs(low) + fabs(high));
             r->error[side][i] = fabs(c) * e0 + fabs(s) * e1 + rounding;
-            r->error[side][i + half] = fabs(c) * e1 + fabs(s) * e0 + rounding;
+            r->error[side][other] = fabs(c) * e1 + fabs(s) * e0 + rounding;
         }
     }
 }
@@ -185,7 +206,20 @@ static void finish64(const block *b, row64 *r, const float *norm, int64_t positi
         norm_row64(r, at, a->head_dim, norm, eps);
     clip_row64(r, (double)a->qk_clip);
     for (int64_t at = 0; at < r->n; at += a->head_dim)
-        rotate64(r, at, b->rope->cos + position * half, b->rope->sin + position * half, half);
+        rotate64(r, at, b->rope->cos + position * half, b->rope->sin + position * half, half,
+                 a->rope.layout);
+}
+
+/* The logarithm of a table is good to a few ulp. */
+static void warm64(const sy_attn_spec *a, row64 *r, int64_t position) {
+    if (a->query_beta == 0) return;
+    double scale = 1 + (double)a->query_beta *
+                           log(1 + floor((double)position / (double)a->query_positions));
+    for (int64_t i = 0; i < r->n; i++) {
+        r->y[i] *= scale;
+        for (int side = 0; side < 2; side++)
+            r->error[side][i] = scale * r->error[side][i] + 0x1p-20 * fabs(r->y[i]);
+    }
 }
 
 static void expect_rounded(const row64 *r,
@@ -215,16 +249,17 @@ static void check_row(const block *b,
     const uint16_t *on_cuda = (void *)(cuda->pages + page * b->w.cuda.page_bytes);
     const uint16_t *on_cpu = (void *)(cpu->pages + page * b->w.cpu.page_bytes);
     norm64(b->x + row * b->hidden, b->norm, (double)b->w.spec.norm_eps, b->hidden, xn, slack);
-    project64(&b->q, xn, slack, &r);
+    project64(&b->q, b->q_bias, xn, slack, &r);
     finish64(b, &r, b->q_norm, position);
+    warm64(a, &r, position);
     for (int64_t i = 0; i < b->n_q; i++)
         expect_rounded(&r, i, "q", row, cuda->q[row * b->n_q + i], cpu->q[row * b->n_q + i]);
-    project64(&b->k, xn, slack, &r);
+    project64(&b->k, b->k_bias, xn, slack, &r);
     finish64(b, &r, b->k_norm, position);
     for (int i = 0; i < b->n_kv; i++)
         expect_rounded(&r, i, "k", row, on_cuda[cuda_key(a, i / d, slot, i % d)],
                        on_cpu[cpu_key(a, i / d, slot, i % d)]);
-    project64(&b->v, xn, slack, &r);
+    project64(&b->v, b->v_bias, xn, slack, &r);
     clip_row64(&r, (double)a->qk_clip);
     for (int i = 0; i < b->n_kv; i++)
         expect_rounded(&r, i, "v", row, on_cuda[cuda_value(a, i / d, slot, i % d)],
@@ -298,6 +333,39 @@ static void q_k_and_v_match_float64_and_the_cpu(void **state) {
     check_attn_in(SY_BF16, &a, 300);
 }
 
+static void biases_interleaved_pairs_and_temperature_match_float64_and_the_cpu(void **state) {
+    (void)state;
+    random_state = 55;
+    for (int norm = SY_QK_NORM_NONE; norm <= SY_QK_NORM_WHOLE; norm++)
+        for (int layout = SY_ROPE_HALF; layout <= SY_ROPE_INTERLEAVED; layout++) {
+            sy_attn_spec a = attention_of(6, 2, 24);
+            a.qk_norm = (sy_qk_norm)norm;
+            a.rope.layout = (sy_rope_layout)layout;
+            a.qkv_bias = true;
+            check_attn_in(SY_BF16, &a, 63);
+            a.rope.dim = 10; /* of 24 */
+            a.qk_clip = 1.25f;
+            a.query_beta = 0.4f;
+            a.query_positions = 8;
+            check_attn_in(SY_F16, &a, 65);
+            a = attention_of(8, 1, 128);
+            a.rope.dim = 64; /* half of it: GLM-4.5 */
+            a.rope.layout = (sy_rope_layout)layout;
+            a.qkv_bias = norm != SY_QK_NORM_WHOLE;
+            a.query_beta = 0.1f;
+            a.query_positions = 1;
+            check_attn_in(SY_BF16, &a, 40);
+        }
+    sy_attn_spec a = attention_of(64, 8, 64); /* gpt-oss, hidden cut */
+    a.qkv_bias = true;
+    check_attn_in(SY_BF16, &a, 90);
+    a = attention_of(2, 1, 16);
+    a.rope.dim = 2;
+    a.query_beta = 0.1f; /* no position reaches the second span */
+    a.query_positions = INT64_C(1) << 40;
+    check_attn_in(SY_BF16, &a, 30);
+}
+
 /* The keys and values of one position, one below the other. */
 static uint16_t *position_of(const block *b, const stepped *s, int seq, int64_t t) {
     const sy_attn_spec *a = &b->w.spec.attn;
@@ -339,6 +407,10 @@ static void rows_keep_their_bits_in_every_step(void **state) {
     for (int i = 0; i < 3; i++) {
         sy_attn_spec a = attention_of(shapes[i].heads, shapes[i].kv_heads, shapes[i].d);
         a.qk_norm = (sy_qk_norm)(i % 3);
+        a.qkv_bias = i != 0;
+        a.rope.layout = i == 1 ? SY_ROPE_INTERLEAVED : SY_ROPE_HALF;
+        a.query_beta = 0.2f;
+        a.query_positions = 16;
         block b = make_block(i == 1 ? SY_F16 : SY_BF16, &a, shapes[i].hidden, 1, &length);
         stepped all = run_cuda(&b, &(piece){0, 0, ROWS}, 1, 0, 0, false);
         for (int c = 0; c < 10; c++)
@@ -358,12 +430,30 @@ static void padded_and_recorded_steps_give_the_same_bits(void **state) {
     random_state = 53;
     sy_attn_spec a = attention_of(6, 2, 24);
     a.qk_norm = SY_QK_NORM_PER_HEAD;
+    a.qkv_bias = true;
+    a.query_beta = 0.2f;
+    a.query_positions = 16;
     block b = make_block(SY_BF16, &a, 65, 1, &length);
     stepped all = run_cuda(&b, &(piece){0, 0, ROWS}, 1, 0, 0, false);
     for (int i = 0; i < 7; i++)
         for (int recorded = 0; recorded < 2; recorded++)
             expect_part(&b, &all, random_in(0, ROWS - steps[i][0]), steps[i][0], steps[i][1],
                         recorded != 0);
+    free_block(&b);
+}
+
+/* Beside layers with latents a step of this kind takes its rows in several passes. */
+static void passes_of_few_rows_give_the_same_bits(void **state) {
+    (void)state;
+    static const int64_t length = ROWS;
+    random_state = 56;
+    sy_attn_spec a = attention_of(6, 2, 24);
+    block b = make_block(SY_BF16, &a, 65, 1, &length);
+    stepped all = run_cuda(&b, &(piece){0, 0, ROWS}, 1, 0, 0, false);
+    a.mla = (sy_mla_spec){.kv_rank = 8, .nope = 4, .rope = 2, .value = 4};
+    reserve_attention(&a, 65, ROWS, length);
+    expect_part(&b, &all, 0, ROWS, 0, false);
+    expect_part(&b, &all, 3, 70, 90, true);
     free_block(&b);
 }
 
@@ -381,8 +471,10 @@ static void an_empty_step_writes_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(q_k_and_v_match_float64_and_the_cpu),
+        cmocka_unit_test(biases_interleaved_pairs_and_temperature_match_float64_and_the_cpu),
         cmocka_unit_test(rows_keep_their_bits_in_every_step),
         cmocka_unit_test(padded_and_recorded_steps_give_the_same_bits),
+        cmocka_unit_test(passes_of_few_rows_give_the_same_bits),
         cmocka_unit_test(an_empty_step_writes_nothing),
     };
     return cuda_main("attention input", tests, sizeof tests / sizeof *tests);

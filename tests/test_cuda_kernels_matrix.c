@@ -24,10 +24,12 @@ static void *run_attn_out(const void *arg, int64_t first, int64_t n) {
     return read_output(x);
 }
 
-static void check_attn_out(sy_dtype t, int heads, int kv_heads, int head_dim, int64_t hidden) {
+static void
+check_attn_out(sy_dtype t, int heads, int kv_heads, int head_dim, int64_t hidden, bool biased) {
     int64_t k = (int64_t)heads * head_dim;
-    snprintf(where, sizeof where, "attn_out, %s, %d heads, %d kv heads, D %d, hidden %lld",
-             sy_dtype_name(t), heads, kv_heads, head_dim, (long long)hidden);
+    snprintf(where, sizeof where,
+             "attn_out, %s, %d heads, %d kv heads, D %d, hidden %lld, bias %d",
+             sy_dtype_name(t), heads, kv_heads, head_dim, (long long)hidden, biased);
     reserve_widths((int)hidden, 1, heads, head_dim, 1);
     twin w = make_twin(t, 1, hidden, k);
     out_case c = {.spec.attn = {.heads = heads, .kv_heads = kv_heads, .head_dim = head_dim},
@@ -37,6 +39,10 @@ static void check_attn_out(sy_dtype t, int heads, int kv_heads, int head_dim, in
                   .k = k,
                   .o = random_bf16(MOST_ROWS * k, 2),
                   .x = random_floats(MOST_ROWS * hidden, 8)};
+    float *bias = random_floats(hidden, biased ? 4 : 0);
+    c.spec.attn.o_bias = biased;
+    c.cpu.o_bias = biased ? bias : NULL;
+    c.cuda.o_bias = biased ? device_copy(bias, hidden * 4) : NULL;
     float *found = run_attn_out(&c, 0, MOST_ROWS), *values = widen(c.o, MOST_ROWS * k);
     float *cpu = host_block(MOST_ROWS * hidden * 4);
     memcpy(cpu, c.x, (size_t)(MOST_ROWS * hidden * 4));
@@ -45,7 +51,8 @@ static void check_attn_out(sy_dtype t, int heads, int kv_heads, int head_dim, in
         for (int64_t i = 0; i < hidden; i++) {
             int64_t at = r * hidden + i;
             sum64 s = dot64(w.value + i * k, values + r * k, k);
-            double y = s.y + (double)c.x[at], last = 0x1p-23 * (fabs(y) + s.magnitude);
+            double y = s.y + (double)bias[i] + (double)c.x[at];
+            double last = 0x1p-23 * (fabs(y) + s.magnitude + fabs((double)bias[i]));
             expect_near("x", r, i, (double)found[at], (double)cpu[at], y,
                         cuda_bound(k, s.magnitude, t) + last, cpu_bound(k, s.magnitude) + last);
         }
@@ -58,15 +65,16 @@ static void attn_out_adds_the_projection(void **state) {
     (void)state;
     random_state = 21;
     for (int t = 0; t < 3; t++) {
-        check_attn_out(file_dtypes[t], 2, 1, 16, 17);
-        check_attn_out(file_dtypes[t], 3, 3, 6, 65);
-        check_attn_out(file_dtypes[t], 24, 8, 24,
-                       63); /* leaves of 288: a slice and two steps */
-        check_attn_out(file_dtypes[t], 15, 3, 60, 16); /* leaves of 300 share steps of 16 */
+        check_attn_out(file_dtypes[t], 2, 1, 16, 17, true);
+        check_attn_out(file_dtypes[t], 3, 3, 6, 65, false);
+        check_attn_out(file_dtypes[t], 24, 8, 24, 63,
+                       false); /* leaves of 288: a slice and two steps */
+        check_attn_out(file_dtypes[t], 15, 3, 60, 16,
+                       false); /* leaves of 300 share steps of 16 */
     }
-    check_attn_out(SY_BF16, 32, 4, 128, 40);
-    check_attn_out(SY_F16, 14, 14, 42, 33); /* leaves of 294, not of whole steps */
-    check_attn_out(SY_BF16, 90, 90, 6, 20); /* 258, 258 and 24 */
+    check_attn_out(SY_BF16, 32, 4, 128, 40, true);
+    check_attn_out(SY_F16, 14, 14, 42, 33, false); /* leaves of 294, not of whole steps */
+    check_attn_out(SY_BF16, 90, 90, 6, 20, false); /* 258, 258 and 24 */
 }
 
 /* ---- experts ---- */
@@ -80,11 +88,14 @@ typedef struct expert_case {
     twin up[N_SLOTS], down[N_SLOTS];
     sy_matrix cuda_up[N_SLOTS], cuda_down[N_SLOTS], cpu_up[N_SLOTS], cpu_down[N_SLOTS];
     sy_layer_weights cuda, cpu;
+    float *up_bias, *down_bias; /* [N_SLOTS][2][F], [N_SLOTS][H] */
     uint16_t *x, *h; /* [P, H]; [P, F], what the CPU made: input of down on both sides */
     float *y;        /* [P, H], of the CPU */
 } expert_case;
 
-static void make_experts(expert_case *c, sy_dtype t, int64_t hidden, int64_t inter) {
+/* clamped: and with biases, as gpt-oss has both. */
+static void
+make_experts(expert_case *c, sy_dtype t, int64_t hidden, int64_t inter, bool clamped) {
     memset(c, 0, sizeof *c);
     c->dtype = t;
     c->hidden = hidden;
@@ -101,6 +112,17 @@ static void make_experts(expert_case *c, sy_dtype t, int64_t hidden, int64_t int
     c->cuda =
         (sy_layer_weights){.n_slots = N_SLOTS, .gate_up = c->cuda_up, .down = c->cuda_down};
     c->cpu = (sy_layer_weights){.n_slots = N_SLOTS, .gate_up = c->cpu_up, .down = c->cpu_down};
+    c->up_bias = random_floats(N_SLOTS * 2 * inter, clamped ? 2 : 0);
+    c->down_bias = random_floats(N_SLOTS * hidden, clamped ? 2 : 0);
+    if (!clamped) return;
+    c->spec.ffn.act = SY_ACT_SWIGLU_CLAMPED;
+    c->spec.ffn.act_alpha = 1.702f;
+    c->spec.ffn.act_limit = 1.5f; /* low enough that many values meet it */
+    c->spec.ffn.expert_bias = true;
+    c->cpu.gate_up_bias = c->up_bias;
+    c->cpu.down_bias = c->down_bias;
+    c->cuda.gate_up_bias = device_copy(c->up_bias, N_SLOTS * 2 * inter * 4);
+    c->cuda.down_bias = device_copy(c->down_bias, N_SLOTS * hidden * 4);
 }
 
 static void free_experts(expert_case *c) {
@@ -111,9 +133,12 @@ static void free_experts(expert_case *c) {
     end_case();
 }
 
-/* h = silu(g) u: |silu'| <= 1.1; exp2 and division are good to a few ulp of their argument. */
+/* h = g sigmoid(alpha g) u, whose derivative in g is at most 1.1 u; exp2 and division are good to
+ * a few ulp of their argument. bias: [2][n]. */
 static void expect_h(const char *what,
+                     const sy_ffn_spec *ffn,
                      const twin *up,
+                     const float *bias,
                      const float *x,
                      int64_t row,
                      const uint16_t *cuda,
@@ -121,13 +146,22 @@ static void expect_h(const char *what,
     int64_t k = up->cpu.k, n = up->cpu.n;
     for (int64_t i = 0; i < n; i++) {
         sum64 g = dot64(up->value + i * k, x, k), u = dot64(up->value + (n + i) * k, x, k);
-        double silu = g.y / (1 + exp(-g.y)), y = silu * u.y, bound[2];
+        bool clamped = ffn->act == SY_ACT_SWIGLU_CLAMPED;
+        double alpha = clamped ? (double)ffn->act_alpha : 1;
+        double limit = clamped ? (double)ffn->act_limit : INFINITY;
+        g.y += (double)bias[i];
+        u.y += (double)bias[n + i];
+        g.magnitude += fabs((double)bias[i]);
+        u.magnitude += fabs((double)bias[n + i]);
+        g.y = fmin(g.y, limit);
+        u.y = fmax(fmin(u.y, limit), -limit) + (clamped ? 1 : 0);
+        double silu = g.y / (1 + exp(-alpha * g.y)), y = silu * u.y, bound[2];
         for (int side = 0; side < 2; side++) {
             double eg = side == 0 ? cuda_bound(k, g.magnitude, up->file_dtype)
                                   : cpu_bound(k, g.magnitude);
             double eu = side == 0 ? cuda_bound(k, u.magnitude, up->file_dtype)
                                   : cpu_bound(k, u.magnitude);
-            double arithmetic = (fabs(g.y) + 8) * 0x1p-22 * fabs(y);
+            double arithmetic = (alpha * fabs(g.y) + 8) * 0x1p-22 * fabs(y);
             bound[side] = bf16_bound(y, 1.1 * eg * (fabs(u.y) + eu) + fabs(silu) * eu +
                                             arithmetic + 0x1p-120);
         }
@@ -136,11 +170,17 @@ static void expect_h(const char *what,
     }
 }
 
-static void
-expect_y(const twin *down, const float *h, int64_t row, const float *cuda, const float *cpu) {
+static void expect_y(const twin *down,
+                     const float *bias,
+                     const float *h,
+                     int64_t row,
+                     const float *cuda,
+                     const float *cpu) {
     int64_t k = down->cpu.k;
     for (int64_t i = 0; i < down->cpu.n; i++) {
         sum64 s = dot64(down->value + i * k, h, k);
+        s.y += (double)bias[i];
+        s.magnitude += fabs((double)bias[i]);
         expect_near("y", row, i, (double)cuda[i], (double)cpu[i], s.y,
                     cuda_bound(k, s.magnitude, down->file_dtype), cpu_bound(k, s.magnitude));
     }
@@ -215,9 +255,11 @@ static void check_rows_of_experts(expert_case *c, const int64_t *count) {
     for (int s = 0; s < N_SLOTS; s++)
         c->first[s + 1] = c->first[s] + count[s];
     int64_t n = c->first[N_SLOTS];
-    snprintf(where, sizeof where, "experts, %s, hidden %lld, inter %lld, rows %d %d %d %d %d",
-             sy_dtype_name(c->dtype), (long long)c->hidden, (long long)c->inter, (int)count[0],
-             (int)count[1], (int)count[2], (int)count[3], (int)count[4]);
+    snprintf(where, sizeof where,
+             "experts, %s, act %d, hidden %lld, inter %lld, rows %d %d %d %d %d",
+             sy_dtype_name(c->dtype), (int)c->spec.ffn.act, (long long)c->hidden,
+             (long long)c->inter, (int)count[0], (int)count[1], (int)count[2], (int)count[3],
+             (int)count[4]);
     /* Small enough that silu is not always 0 or g. */
     c->x = random_bf16(n * c->hidden, 0.5f);
     sy_expert_rows rows = {.n_slots = N_SLOTS, .n_pairs = n, .first = c->first};
@@ -234,16 +276,16 @@ static void check_rows_of_experts(expert_case *c, const int64_t *count) {
     int64_t every = c->hidden * c->inter < 20000 ? 1 : 17;
     for (int s = 0; s < N_SLOTS; s++)
         for (int64_t p = c->first[s]; p < c->first[s + 1]; p += every) {
-            expect_h("h", &c->up[s], x_values + p * c->hidden, p, h + p * c->inter,
-                     c->h + p * c->inter);
-            expect_y(&c->down[s], h_values + p * c->inter, p, y + p * c->hidden,
-                     c->y + p * c->hidden);
+            expect_h("h", &c->spec.ffn, &c->up[s], c->up_bias + s * 2 * c->inter,
+                     x_values + p * c->hidden, p, h + p * c->inter, c->h + p * c->inter);
+            expect_y(&c->down[s], c->down_bias + s * c->hidden, h_values + p * c->inter, p,
+                     y + p * c->hidden, c->y + p * c->hidden);
             if (p % 3 == 0) expect_pair_alone(c, s, p, h, y);
         }
     expect_device_rows(c, h, y);
 }
 
-static void check_experts(sy_dtype t, int64_t hidden, int64_t inter) {
+static void check_experts(sy_dtype t, int64_t hidden, int64_t inter, bool clamped) {
     static const int64_t counts[][N_SLOTS] = {{1, 0, 2, 7, 1},
                                               {0, 0, 0, 0, 0},
                                               {8, 9, 16, 17, 33},
@@ -252,7 +294,7 @@ static void check_experts(sy_dtype t, int64_t hidden, int64_t inter) {
     static expert_case c;
     bool wide = hidden * inter > 20000;
     reserve_widths((int)hidden, (int)inter, 1, 2, 1);
-    make_experts(&c, t, hidden, inter);
+    make_experts(&c, t, hidden, inter, clamped);
     for (int i = 0; i < (wide ? 1 : 5); i++)
         check_rows_of_experts(&c, counts[i]);
     free_experts(&c);
@@ -262,23 +304,45 @@ static void experts_of_small_and_odd_widths(void **state) {
     (void)state;
     random_state = 22;
     for (int t = 0; t < 3; t++) {
-        check_experts(file_dtypes[t], 17, 3);
-        check_experts(file_dtypes[t], 63, 48);
-        check_experts(file_dtypes[t], 65, 8);
+        check_experts(file_dtypes[t], 17, 3, false);
+        check_experts(file_dtypes[t], 63, 48, false);
+        check_experts(file_dtypes[t], 65, 8, false);
     }
-    check_experts(SY_BF16, 33, 257); /* down: two leaves, the second of one value */
-    check_experts(SY_BF16, 272, 16); /* up: a slice and a step */
-    check_experts(SY_F16, 1, 1);
+    check_experts(SY_BF16, 33, 257, false); /* down: two leaves, the second of one value */
+    check_experts(SY_BF16, 272, 16, false); /* up: a slice and a step */
+    check_experts(SY_F16, 1, 1, false);
+}
+
+static void experts_with_biases_and_a_clamped_activation(void **state) {
+    (void)state;
+    random_state = 25;
+    for (int t = 0; t < 3; t++)
+        check_experts(file_dtypes[t], 65, 27, true);
+    check_experts(SY_BF16, 33, 257, true);
+    check_experts(SY_BF16, 17, 3, true);
+    check_experts(SY_BF16, 96, 720, true);
+}
+
+static void biases_that_are_missing_are_refused(void **state) {
+    (void)state;
+    const int64_t first[2] = {0, 1};
+    sy_layer_spec spec = {.ffn = {.kind = SY_FFN_MOE, .expert_bias = true}};
+    sy_layer_weights w = {.n_slots = 1};
+    sy_expert_rows rows = {.n_slots = 1, .n_pairs = 1, .first = first};
+    assert_int_equal(cuda_be->ops->experts_up(cuda_be, &spec, &w, &rows, NULL, NULL),
+                     SY_ERR_INTERNAL);
+    assert_int_equal(cuda_be->ops->experts_down(cuda_be, &spec, &w, &rows, NULL, NULL, NULL),
+                     SY_ERR_INTERNAL);
 }
 
 static void experts_of_published_widths(void **state) {
     (void)state;
     random_state = 23;
-    check_experts(SY_BF16, 2048, 64);
-    check_experts(SY_BF16, 96, 768);
-    check_experts(SY_F16, 1030, 48);
-    check_experts(SY_F32, 48, 1408);
-    check_experts(SY_BF16, 17, 4500); /* 18 leaves */
+    check_experts(SY_BF16, 2048, 64, false);
+    check_experts(SY_BF16, 96, 768, false);
+    check_experts(SY_F16, 1030, 48, false);
+    check_experts(SY_F32, 48, 1408, false);
+    check_experts(SY_BF16, 17, 4500, false); /* 18 leaves */
 }
 
 /* ---- dense FFN ---- */
@@ -302,7 +366,7 @@ static void *run_dense(const void *arg, int64_t first, int64_t n) {
 }
 
 /* y is judged from the h that each table left in its scratch, h itself as the experts' is. */
-static void check_dense(sy_dtype t, int64_t hidden, int64_t inter) {
+static void check_dense(sy_dtype t, int64_t hidden, int64_t inter, bool clamped) {
     snprintf(where, sizeof where, "dense FFN, %s, hidden %lld, inter %lld", sy_dtype_name(t),
              (long long)hidden, (long long)inter);
     reserve_widths((int)hidden, (int)inter, 1, 2, 1);
@@ -315,13 +379,20 @@ static void check_dense(sy_dtype t, int64_t hidden, int64_t inter) {
                     .inter = inter,
                     .x = random_bf16(MOST_ROWS * hidden, 0.5f),
                     .h = &last_h};
+    if (clamped) {
+        c.spec.ffn.act = SY_ACT_SWIGLU_CLAMPED;
+        c.spec.ffn.act_alpha = 1.702f;
+        c.spec.ffn.act_limit = 1.5f;
+    }
+    float *no_bias = random_floats(2 * inter, 0);
     float *y = run_dense(&c, 0, MOST_ROWS), *values = widen(c.x, MOST_ROWS * hidden);
     uint16_t *h = last_h, *cpu_h = host_block(MOST_ROWS * inter * 2);
     float *cpu_y = host_block(MOST_ROWS * hidden * 4), *h_values = widen(h, MOST_ROWS * inter);
     MUST(cpu_be->ops->dense_ffn(cpu_be, &c.spec, &c.cpu, MOST_ROWS, c.x, cpu_h, cpu_y, NULL));
     float *cpu_values = widen(cpu_h, MOST_ROWS * inter);
     for (int64_t r = 0; r < MOST_ROWS; r += hidden * inter < 5000 ? 1 : 43) {
-        expect_h("h", &up, values + r * hidden, r, h + r * inter, cpu_h + r * inter);
+        expect_h("h", &c.spec.ffn, &up, no_bias, values + r * hidden, r, h + r * inter,
+                 cpu_h + r * inter);
         for (int64_t i = 0; i < hidden; i++) {
             const float *w = down.value + i * inter;
             sum64 s = dot64(w, h_values + r * inter, inter);
@@ -341,17 +412,19 @@ static void dense_ffn_is_gate_up_and_down(void **state) {
     (void)state;
     random_state = 24;
     for (int t = 0; t < 3; t++) {
-        check_dense(file_dtypes[t], 17, 3);
-        check_dense(file_dtypes[t], 65, 48);
+        check_dense(file_dtypes[t], 17, 3, true);
+        check_dense(file_dtypes[t], 65, 48, false);
     }
-    check_dense(SY_BF16, 63, 530);
-    check_dense(SY_BF16, 520, 24);
+    check_dense(SY_BF16, 63, 530, false);
+    check_dense(SY_BF16, 520, 24, true);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(attn_out_adds_the_projection),
         cmocka_unit_test(experts_of_small_and_odd_widths),
+        cmocka_unit_test(experts_with_biases_and_a_clamped_activation),
+        cmocka_unit_test(biases_that_are_missing_are_refused),
         cmocka_unit_test(experts_of_published_widths),
         cmocka_unit_test(dense_ffn_is_gate_up_and_down),
     };

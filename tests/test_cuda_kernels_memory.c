@@ -91,7 +91,8 @@ static void packing_from_a_stage_gives_the_same_fragments(void **state) {
             int64_t rows = sy_min(GROUP, N - row);
             MUST(device->stage_take(stage, &slot));
             memcpy(slot, t.src[part] + row * K * 4, (size_t)(rows * K * 4));
-            MUST(cuda_be->ops->pack(cuda_be, &staged, part, row, rows, slot, SY_F32));
+            MUST(cuda_be->ops->pack(cuda_be, &staged, part, row, rows,
+                                    &(sy_weight_source){.dtype = SY_F32, .codes = slot}));
             device->stage_give(stage, slot);
         }
     MUST(device->stage_close(stage));
@@ -106,26 +107,41 @@ static void impossible_matrices_are_refused(void **state) {
     (void)state;
     const sy_ops *ops = cuda_be->ops;
     static const sy_matrix bad[] = {
-        {NULL, SY_BF16, 1, -1, 16},
-        {NULL, SY_BF16, 1, 16, -1},
-        {NULL, SY_BF16, 3, 16, 16},
-        {NULL, SY_BF16, 0, 16, 16},
-        {NULL, SY_I64, 1, 16, 16},
-        {NULL, SY_BF16, 1, INT64_MAX, 16},
-        {NULL, SY_BF16, 1, 16, INT64_MAX},
-        {NULL, SY_BF16, 2, (int64_t)1 << 40, (int64_t)1 << 40},
+        {.dtype = SY_BF16, .parts = 1, .n = -1, .k = 16},
+        {.dtype = SY_BF16, .parts = 1, .n = 16, .k = -1},
+        {.dtype = SY_BF16, .parts = 3, .n = 16, .k = 16},
+        {.dtype = SY_BF16, .parts = 0, .n = 16, .k = 16},
+        {.dtype = SY_I64, .parts = 1, .n = 16, .k = 16},
+        {.dtype = SY_BF16, .parts = 1, .n = INT64_MAX, .k = 16},
+        {.dtype = SY_BF16, .parts = 1, .n = 16, .k = INT64_MAX},
+        {.dtype = SY_BF16, .parts = 2, .n = (int64_t)1 << 40, .k = (int64_t)1 << 40},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         if (ops->matrix_bytes(cuda_be, &bad[i]) != UINT64_MAX) fail_msg("matrix %zu", i);
     static const uint16_t src[64 * 16];
     random_state = 93;
-    sy_matrix m = {NULL, SY_BF16, 1, 100, 16};
+    sy_matrix m = {.dtype = SY_BF16, .parts = 1, .n = 100, .k = 16};
     m.data = device_copy(src, 0);
-    assert_int_equal(ops->pack(cuda_be, &m, 1, 0, 64, src, SY_BF16), SY_ERR_INTERNAL);
-    assert_int_equal(ops->pack(cuda_be, &m, 0, 1, 64, src, SY_BF16), SY_ERR_INTERNAL);
-    assert_int_equal(ops->pack(cuda_be, &m, 0, 64, 64, src, SY_BF16), SY_ERR_INTERNAL);
-    assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 63, src, SY_BF16), SY_ERR_INTERNAL);
-    assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 64, src, SY_F16), SY_ERR_UNSUPPORTED);
+    sy_weight_source bf16 = {.dtype = SY_BF16, .codes = src}, f16 = {SY_F16, src, NULL, NULL};
+    assert_int_equal(ops->pack(cuda_be, &m, 1, 0, 64, &bf16), SY_ERR_INTERNAL);
+    assert_int_equal(ops->pack(cuda_be, &m, 0, 1, 64, &bf16), SY_ERR_INTERNAL);
+    assert_int_equal(ops->pack(cuda_be, &m, 0, 64, 64, &bf16), SY_ERR_INTERNAL);
+    assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 63, &bf16), SY_ERR_INTERNAL);
+    assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 64, &f16), SY_ERR_UNSUPPORTED);
+    static const sy_dtype quantised[] = {SY_F8_E4M3, SY_F4, SY_U4};
+    for (int i = 0; i < 3; i++) {
+        sy_matrix q = {.data = m.data,
+                       .dtype = quantised[i],
+                       .parts = 1,
+                       .n = 100,
+                       .k = 16,
+                       .quant = {.scale = SY_F32, .group = 16, .outputs = 1}};
+        static const float scales[64];
+        sy_weight_source codes = {quantised[i], src, scales, NULL};
+        assert_true(ops->matrix_bytes(cuda_be, &q) == UINT64_MAX);
+        assert_int_equal(ops->pack(cuda_be, &q, 0, 0, 64, &codes), SY_ERR_UNSUPPORTED);
+        assert_non_null(strstr(sy_last_error(), "quantised"));
+    }
     end_case();
 }
 

@@ -244,9 +244,10 @@ static void choices_and_weights_match_float64_and_the_cpu(void **state) {
     assert_true(n_near_ties * 5 < n_compared);
 }
 
-/* x of +-1 and a norm of 1 make xn exact, small whole weights make every sum exact: the logits
- * are whole numbers with many ties, so the choice must be the CPU's, lowest index first. */
-static route_case make_exact(int experts, int top_k) {
+/* x of +-1 and a norm of 1 make xn exact, small multiples of `grain` as weights make every sum
+ * exact: the logits are alike on both sides, with many ties if the grain is coarse, so the choice
+ * must be the CPU's, lowest index first. */
+static route_case make_exact(int experts, int top_k, float grain, int most) {
     enum { HIDDEN = 272 };
     route_case c = make_route(SY_F32, HIDDEN, experts, top_k, true, 1);
     c.spec.norm_eps = 0;
@@ -260,7 +261,7 @@ static route_case make_exact(int experts, int top_k) {
                                     .m = {NULL, SY_BF16, 1, experts, HIDDEN}};
     float *w = (float *)(void *)c.router.source.block;
     for (int64_t i = 0; i < (int64_t)experts * HIDDEN; i++)
-        w[i] = i % HIDDEN < 6 ? (float)random_in(-1, 1) : 0.0f;
+        w[i] = i % HIDDEN < 6 ? (float)random_in(-most, most) * grain : 0.0f;
     c.router.source.src[0] = c.router.source.block;
     return c;
 }
@@ -269,7 +270,8 @@ static void pack_exact(route_case *c) {
     test_matrix *t = &c->router.source;
     t->bytes = cpu_be->ops->matrix_bytes(cpu_be, &t->m);
     MUST(cpu_be->ops->alloc(cpu_be, &t->m.data, t->bytes, "router"));
-    MUST(cpu_be->ops->pack(cpu_be, &t->m, 0, 0, t->m.n, t->src[0], SY_F32));
+    sy_weight_source src = {.dtype = SY_F32, .codes = t->src[0]};
+    MUST(cpu_be->ops->pack(cpu_be, &t->m, 0, 0, t->m.n, &src));
     c->cpu.router = t->m;
     c->cuda.router = pack_on_device(t);
     c->cuda.ffn_norm = device_copy(c->norm, c->hidden * 4);
@@ -280,7 +282,7 @@ static void ties_go_to_the_lowest_index(void **state) {
     static const int experts[] = {2, 3, 8, 33, 60, 128};
     random_state = 32;
     for (int e = 0; e < 6; e++) {
-        route_case c = make_exact(experts[e], (int)sy_min(8, experts[e]));
+        route_case c = make_exact(experts[e], (int)sy_min(8, experts[e]), 1, 1);
         pack_exact(&c);
         routed cuda = route_on_device(&c, 0, MOST_ROWS, MOST_ROWS), cpu = route_on_cpu(&c);
         int64_t k = c.spec.ffn.top_k;
@@ -296,7 +298,7 @@ static void scores_that_are_no_numbers_come_last(void **state) {
     (void)state;
     random_state = 33;
     for (int n_nan = 1; n_nan <= 8; n_nan++) {
-        route_case c = make_exact(8, 6);
+        route_case c = make_exact(8, 6, 1, 1);
         float *w = (float *)(void *)c.router.source.block;
         for (int e = 0; e < n_nan; e++)
             w[(e * 3 % 8) * c.hidden + 20] = n_nan % 2 == 0 ? NAN : INFINITY;
@@ -349,6 +351,125 @@ static void forced_experts_get_this_runs_scores(void **state) {
     }
 }
 
+/* ---- the other kinds of scores, biases and groups: the CPU's bits from equal logits ---- */
+
+/* Multiples of 1/8 within +-2, many alike; some that are no finite numbers. */
+static float *random_bias(int n, bool strange) {
+    static const float none[] = {NAN, INFINITY, -INFINITY};
+    float *b = host_block(n * (int64_t)sizeof *b);
+    for (int i = 0; i < n; i++)
+        b[i] = strange && random_in(0, 5) == 0 ? none[random_in(0, 2)]
+                                               : (float)random_in(-16, 16) / 8;
+    return b;
+}
+
+static int random_divisor(int n) {
+    int d = (int)random_in(1, n);
+    while (n % d != 0)
+        d--;
+    return d;
+}
+
+static void draw_router(sy_ffn_spec *f, int score) {
+    f->score = (sy_router_score)score;
+    f->router_bias = random64() % 2 == 0;
+    f->choice_bias = random64() % 2 == 0;
+    f->n_groups = random64() % 3 == 0 ? 0 : random_divisor(f->experts);
+    f->groups_kept = f->n_groups == 0 ? 0 : (int)random_in(1, f->n_groups);
+    f->group_score = random64() % 2 == 0 ? SY_GROUP_TOP2 : SY_GROUP_MAX;
+    f->renorm = random64() % 2 == 0;
+    f->renorm_eps = random64() % 2 == 0 ? 1e-20f : 0;
+    f->routed_scale = random64() % 2 == 0 ? 2.5f : 1;
+    int most = f->n_groups > 1 ? f->experts / f->n_groups * f->groups_kept : f->experts;
+    f->top_k = (int)random_in(1, sy_min(most, random64() % 4 == 0 ? SY_MAX_TOP_K : 8));
+}
+
+static void check_exact_router(int experts, const sy_ffn_spec *f, bool strange, float grain) {
+    route_case c = make_exact(experts, f->top_k, grain, 8);
+    float *bias = random_bias(experts, strange), *choice_bias = random_bias(experts, strange);
+    float *weights = (float *)(void *)c.router.source.block;
+    for (int e = 0; strange && e < experts; e += 3)
+        weights[e * c.hidden + 7] = e % 2 == 0 ? NAN : c.x[7] * INFINITY;
+    c.spec.ffn = *f;
+    snprintf(where, sizeof where,
+             "router of %d experts, top %d, score %d, biases %d %d, %d of %d groups by %d, "
+             "renorm %d + %g, strange %d, grain %g",
+             experts, f->top_k, (int)f->score, f->router_bias, f->choice_bias, f->groups_kept,
+             f->n_groups, (int)f->group_score, f->renorm, (double)f->renorm_eps, strange,
+             (double)grain);
+    pack_exact(&c);
+    c.cpu.router_bias = f->router_bias ? bias : NULL;
+    c.cpu.choice_bias = f->choice_bias ? choice_bias : NULL;
+    c.cuda.router_bias = f->router_bias ? device_copy(bias, experts * 4) : NULL;
+    c.cuda.choice_bias = f->choice_bias ? device_copy(choice_bias, experts * 4) : NULL;
+    static int32_t forced[MOST_ROWS * SY_MAX_TOP_K];
+    for (int pass = 0; pass < 2; pass++) {
+        for (int i = 0; i < MOST_ROWS * f->top_k; i++)
+            forced[i] = (int32_t)random_in(-1, experts);
+        c.forced = pass == 1 ? forced : NULL;
+        routed cuda = route_on_device(&c, 0, MOST_ROWS, MOST_ROWS), cpu = route_on_cpu(&c);
+        assert_equal_bytes(cuda.expert, cpu.expert, MOST_ROWS, f->top_k * 4, "experts");
+        assert_equal_bytes(cuda.weight, cpu.weight, MOST_ROWS, f->top_k * 4, "weights");
+        if (pass == 0 && experts % 8 == 0) check_padding(&c, &cuda);
+        if (pass == 0 && experts % 16 == 0) check_batches(&c, &cuda);
+    }
+    free_route(&c);
+}
+
+static void every_kind_of_router_chooses_and_weighs_as_the_cpu(void **state) {
+    (void)state;
+    static const int experts[] = {1, 2, 6, 8, 31, 32, 33, 60, 65, 96, 160};
+    random_state = 36;
+    for (int e = 0; e < 11; e++)
+        for (int i = 0; i < 6; i++) {
+            sy_ffn_spec f = {.kind = SY_FFN_MOE, .inter = 1, .experts = experts[e]};
+            draw_router(&f, i % 3);
+            check_exact_router(experts[e], &f, i % 4 == 3, i % 2 == 0 ? 0.0625f : 0.5f);
+        }
+}
+
+static void routers_of_published_models(void **state) {
+    (void)state;
+    static const sy_ffn_spec routers[] = {
+        /* DeepSeek-V3 */
+        {.experts = 256,
+         .top_k = 8,
+         .score = SY_SCORE_SIGMOID,
+         .choice_bias = true,
+         .n_groups = 8,
+         .groups_kept = 4,
+         .renorm = true,
+         .renorm_eps = 1e-20f,
+         .routed_scale = 2.5f},
+        /* DeepSeek-V2 */
+        {.experts = 160,
+         .top_k = 6,
+         .n_groups = 8,
+         .groups_kept = 3,
+         .group_score = SY_GROUP_MAX,
+         .routed_scale = 16},
+        /* gpt-oss */
+        {.experts = 128,
+         .top_k = 4,
+         .score = SY_SCORE_SOFTMAX_CHOSEN,
+         .router_bias = true,
+         .routed_scale = 1},
+        /* GLM-4.5, one group */
+        {.experts = 160,
+         .top_k = 8,
+         .score = SY_SCORE_SIGMOID,
+         .choice_bias = true,
+         .n_groups = 1,
+         .groups_kept = 1,
+         .renorm = true,
+         .renorm_eps = 1e-20f,
+         .routed_scale = 2.5f},
+    };
+    random_state = 37;
+    for (int i = 0; i < 4; i++)
+        check_exact_router(routers[i].experts, &routers[i], false, 0.0625f);
+}
+
 static void bad_routers_are_refused(void **state) {
     (void)state;
     random_state = 35;
@@ -364,6 +485,20 @@ static void bad_routers_are_refused(void **state) {
     assert_int_equal(
         cuda_be->ops->route(cuda_be, &c.spec, &c.cuda, 1, c.x, c.x, NULL, expert, weight, NULL),
         SY_ERR_INTERNAL);
+    static const int groups[][2] = {{3, 1}, {4, 0}, {4, 5}, {8, 1}, {16, 16}};
+    for (int i = 0; i < 5; i++) { /* uneven, none or too many kept, too few experts kept */
+        c.spec.ffn.top_k = 2;
+        c.spec.ffn.n_groups = groups[i][0];
+        c.spec.ffn.groups_kept = groups[i][1];
+        assert_int_equal(cuda_be->ops->route(cuda_be, &c.spec, &c.cuda, 1, c.x, c.x, NULL,
+                                             expert, weight, NULL),
+                         SY_ERR_INTERNAL);
+    }
+    c.spec.ffn.n_groups = 0;
+    c.spec.ffn.choice_bias = true; /* and no weights of it */
+    assert_int_equal(
+        cuda_be->ops->route(cuda_be, &c.spec, &c.cuda, 1, c.x, c.x, NULL, expert, weight, NULL),
+        SY_ERR_INTERNAL);
     free_route(&c);
 }
 
@@ -373,6 +508,8 @@ int main(void) {
         cmocka_unit_test(ties_go_to_the_lowest_index),
         cmocka_unit_test(scores_that_are_no_numbers_come_last),
         cmocka_unit_test(forced_experts_get_this_runs_scores),
+        cmocka_unit_test(every_kind_of_router_chooses_and_weighs_as_the_cpu),
+        cmocka_unit_test(routers_of_published_models),
         cmocka_unit_test(bad_routers_are_refused),
     };
     return cuda_main("router", tests, sizeof tests / sizeof *tests);

@@ -5,6 +5,8 @@
 #ifdef SY_CUDA_EMULATED
 #include "tests/cuda_traffic_fixture.h"
 
+enum { MOST_HEADS = 128 };
+
 /* ---- the steps ---- */
 
 static sy_device_round round_of(const layer *l) {
@@ -252,19 +254,130 @@ static void prefill_reads_whole_sectors(void **state) {
     check_steps(&narrow, MOST_ROWS, false);
 }
 
+/* ---- latent attention ---- */
+
+/* Decode rows, each of a sequence of its own, or the last rows of one. */
+typedef struct latent_layer {
+    layer l;
+    sy_matrix k_up[MOST_HEADS], v_up[MOST_HEADS];
+    int64_t attn_in_weights, attn_out_weights;
+} latent_layer;
+
+static void lay_out_latent(latent_layer *t) {
+    layer *l = &t->l;
+    const sy_attn_spec *a = &l->spec.attn;
+    const sy_mla_spec *m = &a->mla;
+    l->weight_bytes = 0;
+    l->w.q_a = matrix_of(l, 1, m->q_rank, l->of->hidden);
+    l->w.kv_a = matrix_of(l, 1, (int64_t)m->kv_rank + m->rope, l->of->hidden);
+    l->w.q = matrix_of(l, 1, (int64_t)a->heads * a->head_dim, m->q_rank);
+    for (int h = 0; h < a->heads; h++)
+        t->k_up[h] = matrix_of(l, 1, m->kv_rank, m->nope);
+    t->attn_in_weights = l->weight_bytes;
+    for (int h = 0; h < a->heads; h++)
+        t->v_up[h] = matrix_of(l, 1, m->value, m->kv_rank);
+    l->w.o = matrix_of(l, 1, l->of->hidden, (int64_t)a->heads * m->value);
+    t->attn_out_weights = l->weight_bytes - t->attn_in_weights;
+}
+
+static void make_latent(latent_layer *t, const shape *s, int n_rows, bool decode) {
+    layer *l = &t->l;
+    *l = (layer){.of = s};
+    snprintf(where, sizeof where, "%s, %d rows", s->name, n_rows);
+    l->spec = (sy_layer_spec){.attn = {.kind = SY_ATTN_MLA,
+                                       .heads = s->heads,
+                                       .kv_heads = 1,
+                                       .head_dim = s->head_dim,
+                                       .mla = {256, 512, 128, 64, 128, 1e-6f},
+                                       .rope.dim = 64,
+                                       .rope.layout = SY_ROPE_INTERLEAVED,
+                                       .softmax_scale = 0.1f},
+                              .norm_eps = 1e-6f};
+    MUST(cuda_be->ops->reserve(cuda_be, &(sy_limits){.max_rows = MOST_ROWS,
+                                                     .max_pairs = 1,
+                                                     .max_context = s->context,
+                                                     .hidden = s->hidden,
+                                                     .heads = s->heads,
+                                                     .kv_heads = 1,
+                                                     .head_dim = s->head_dim,
+                                                     .mla = l->spec.attn.mla,
+                                                     .max_inter = 1,
+                                                     .experts = 1,
+                                                     .top_k = 1,
+                                                     .vocab = s->vocab}));
+    lay_out_latent(t);
+    l->weights = device_copy(random_bf16(l->weight_bytes / 2, 0.1f), l->weight_bytes);
+    lay_out_latent(t);
+    l->w.k_up = t->k_up;
+    l->w.v_up = t->v_up;
+    l->w.attn_norm = room_of_floats(s->hidden, 1, 0.5f);
+    l->w.q_a_norm = room_of_floats(256, 1, 0.5f);
+    l->w.kv_a_norm = room_of_floats(512, 1, 0.5f);
+    make_batch(l, n_rows, decode);
+    l->x = room((int64_t)n_rows * s->hidden * 4);
+    l->q = room(n_rows * sy_attn_q_width(&l->spec.attn) * 2);
+    l->o = room(n_rows * sy_attn_o_width(&l->spec.attn) * 2);
+}
+
+/* Up to 32 rows read every weight once; 16 heads read each of their token's keys once, and no
+ * values, for these are the keys. */
+static void check_latent(const shape *s, int n_rows, bool decode) {
+    latent_layer t;
+    make_latent(&t, s, n_rows, decode);
+    layer *l = &t.l;
+    uint64_t token = (uint64_t)sy_attn_cache_width(&l->spec.attn) * 2, seen = 0;
+    for (int i = 0; i < n_rows; i++)
+        seen += (uint64_t)(s->context - (decode ? 0 : n_rows - 1 - i));
+    uint64_t again = (uint64_t)sy_ceil_div(n_rows, 32);
+    print_head();
+    begin_step(&l->batch, n_rows, 0, NULL);
+    begin_count(l);
+    MUST(run_attn_in(l));
+    total in = end_count("latent in");
+    begin_count(l);
+    MUST(run_attend(l));
+    total core = end_count("latent core");
+    begin_count(l);
+    MUST(run_attn_out(l));
+    total out = end_count("latent out");
+    uint64_t tiles = (uint64_t)s->heads / 16;
+    expect_bytes("latent in", "weights read", in.weights, (uint64_t)t.attn_in_weights,
+                 (uint64_t)t.attn_in_weights * again);
+    expect_bytes("latent in", "latents written", in.pages_written, token * (uint64_t)n_rows,
+                 token * (uint64_t)n_rows);
+    expect_bytes("latent core", "latents read", core.pages, seen * token * tiles,
+                 seen * token * tiles);
+    expect_bytes("latent out", "weights read", out.weights, (uint64_t)t.attn_out_weights,
+                 (uint64_t)t.attn_out_weights * again);
+    end_case();
+}
+
+static void latent_attention_reads_a_latent_once_for_16_heads(void **state) {
+    (void)state;
+    static const shape v2_lite = {
+        "DeepSeek-V2-Lite's latents", 256, 1, 16, 1, 192, 1, 1, 64, 600};
+    static const shape v3 = {"DeepSeek-V3's latents", 256, 1, 128, 1, 192, 1, 1, 64, 300};
+    random_state = 3;
+    check_latent(&v2_lite, 1, true);
+    check_latent(&v2_lite, 8, true);
+    check_latent(&v2_lite, MOST_ROWS, false);
+    check_latent(&v3, 1, true);
+}
+
 /* ---- steps that a decode step does not have ---- */
 
 static void check_pack(int parts) {
     enum { N = 128, K = 256 };
     layer l = {.n_rows = N};
-    sy_matrix m = {NULL, SY_BF16, parts, N, K};
+    sy_matrix m = {.dtype = SY_BF16, .parts = parts, .n = N, .k = K};
     uint16_t *source = random_bf16(N * K, 1);
     snprintf(where, sizeof where, "a matrix of %d parts, %d x %d", parts, N, K);
     m.data = room((int64_t)bytes_of(&m));
     print_head();
     for (int part = 0; part < parts; part++) {
         begin_count(&l);
-        MUST(cuda_be->ops->pack(cuda_be, &m, part, 0, N, source, SY_BF16));
+        MUST(cuda_be->ops->pack(cuda_be, &m, part, 0, N,
+                                &(sy_weight_source){.dtype = SY_BF16, .codes = source}));
         total t = end_count("pack");
         expect_bytes("pack", "read", t.read, N * K * 2, N * K * 2);
         expect_bytes("pack", "written", t.written, N * K * 2, N * K * 2);
@@ -318,6 +431,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decode_reads_each_weight_once_in_whole_sectors),
         cmocka_unit_test(prefill_reads_whole_sectors),
+        cmocka_unit_test(latent_attention_reads_a_latent_once_for_16_heads),
         cmocka_unit_test(packing_touches_each_byte_once),
         cmocka_unit_test(rows_move_in_whole_sectors)};
     if (!emu_checks_accesses()) {

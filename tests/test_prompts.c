@@ -158,7 +158,7 @@ static void ids_need_no_tokenizer_and_are_checked(void **state) {
     o.ids = "1 -1";
     refuse(&o, NULL, SY_ERR_USAGE, "-1");
     o = (sy_options){.model = "the/model", .prompt = "text"};
-    refuse(&o, NULL, SY_ERR_USAGE, "the/model has no tokenizer.json");
+    refuse(&o, NULL, SY_ERR_USAGE, "the/model has no tokenizer");
 }
 
 int main(void) {

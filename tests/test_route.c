@@ -201,10 +201,11 @@ static void route_logits(const float *logit,
         rows[4 * e] = logit[e];
     sy_layer_spec spec = {
         .ffn = {.experts = FAKE_EXPERTS, .top_k = k, .renorm = renorm, .routed_scale = 1}};
-    sy_matrix m = {NULL, SY_F32, 1, FAKE_EXPERTS, 4};
+    sy_matrix m = {.dtype = SY_F32, .parts = 1, .n = FAKE_EXPERTS, .k = 4};
     uint64_t bytes = be->ops->matrix_bytes(be, &m);
     assert_int_equal(be->ops->alloc(be, &m.data, bytes, "router"), SY_OK);
-    assert_int_equal(be->ops->pack(be, &m, 0, 0, FAKE_EXPERTS, rows, SY_F32), SY_OK);
+    sy_weight_source src = {.dtype = SY_F32, .codes = rows};
+    assert_int_equal(be->ops->pack(be, &m, 0, 0, FAKE_EXPERTS, &src), SY_OK);
     sy_layer_weights w = {.ffn_norm = norm, .router = m};
     assert_int_equal(be->ops->route(be, &spec, &w, 1, x, xn, forced, expert, weight, NULL),
                      SY_OK);

@@ -6,6 +6,7 @@
 
 #include "base/checked.h"
 #include "base/memory.h"
+#include "kernels/cpu/attention.h"
 
 static uint64_t tiles_bytes(const sy_cpu *cpu) {
     return (uint64_t)sy_pool_threads(cpu->pool) * sizeof(sy_cpu_tiles);
@@ -26,11 +27,10 @@ static void cpu_close(sy_backend *be) {
     free(cpu);
 }
 
-/* The steps compute all that a spec can say. */
+/* The steps compute all that a spec can say, but for combinations that no model has. */
 static sy_status cpu_check(const sy_backend *be, const sy_layer_spec *spec) {
     (void)be;
-    (void)spec;
-    return SY_OK;
+    return sy_cpu_attention_check(&spec->attn);
 }
 
 static sy_status cpu_alloc(sy_backend *be, void *out, uint64_t bytes, const char *what) {

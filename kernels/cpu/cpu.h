@@ -9,7 +9,8 @@ enum {
     SY_TILE_ROWS = 192,  /* rows of gate and up that wait for each other */
     SY_LEAF_ROWS = 48,   /* rows that pass over a leaf of a panel at once */
     SY_TREE_LEVELS = 32, /* depth of a tree of leaves: enough for every K below 2^31 */
-    SY_COPY_K = 256      /* K that is copied at once where x must be widened or padded */
+    SY_COPY_K = 256,     /* K that is copied at once where x must be widened or padded */
+    SY_UNPACK_K = 512    /* K of a quantised panel that is unpacked at once, whole groups */
 };
 
 /* Work space of one thread inside a matrix product. */
@@ -18,6 +19,10 @@ typedef struct sy_cpu_tiles {
     float edge[SY_LEAF_ROWS * SY_PANEL];                  /* a panel that n cuts short */
     float right[SY_TREE_LEVELS][SY_LEAF_ROWS * SY_PANEL]; /* right halves of a tree of leaves */
     float copy[SY_LEAF_ROWS * SY_COPY_K];
+    /* Of a quantised panel: codes as BF16, scales of the groups, sums over one group. */
+    _Alignas(64) uint16_t unpacked[SY_UNPACK_K * SY_PANEL];
+    float scales[SY_UNPACK_K / 16][SY_PANEL];
+    float group_sum[SY_LEAF_ROWS * SY_PANEL];
 } sy_cpu_tiles;
 
 typedef struct sy_cpu {
@@ -78,7 +83,8 @@ typedef struct sy_panel_range {
     int64_t next;
 } sy_panel_range;
 
-/* y[0..rows)[0..64) = (first ? 0 : y) then the chain over the range. Writes all 64 columns. */
+/* y[0..rows)[0..64) = (first ? 0 : y) then the chain over the range; of a quantised matrix the
+ * range is a whole leaf, or all of K, and first is true. Writes all 64 columns. */
 void sy_cpu_panel(sy_cpu *cpu,
                   int thread,
                   const sy_panel_range *range,
@@ -132,10 +138,11 @@ sy_status sy_cpu_head(sy_backend *,
                       const float *,
                       float *,
                       sy_stream *);
+/* pack.c */
 sy_dtype sy_cpu_stored_dtype(const sy_backend *, sy_dtype);
 uint64_t sy_cpu_matrix_bytes(const sy_backend *, const sy_matrix *);
 sy_status
-sy_cpu_pack(sy_backend *, const sy_matrix *, int, int64_t, int64_t, const void *, sy_dtype);
+sy_cpu_pack(sy_backend *, const sy_matrix *, int, int64_t, int64_t, const sy_weight_source *);
 /* experts.c */
 sy_status sy_cpu_experts_up(sy_backend *,
                             const sy_layer_spec *,

@@ -1,4 +1,4 @@
-/* The expert steps and the dense FFN: grouped gate and up with SwiGLU, grouped down.
+/* The expert steps and the dense FFN: grouped gate and up with their activation, grouped down.
  *
  * Work is a list of (slot, panel) units in address order. Each thread takes one contiguous share,
  * weighted by cost, so that it reads its weights as one forward stream; every output has one
@@ -29,10 +29,12 @@ struct expert_job {
     sy_cpu *cpu;
     const sy_matrix *matrix; /* [n_slots]: gate_up or down */
     int n_slots;
-    const int64_t *first; /* rows of slot s: [first[s], first[s + 1]) */
-    const void *x;        /* act [P, H] for up, [P, F] for down */
-    void *h;              /* up: act [P, F] */
-    float *y;             /* down: f32 [P, H] */
+    const int64_t *first;   /* rows of slot s: [first[s], first[s + 1]) */
+    const sy_ffn_spec *ffn; /* up: says which activation */
+    const float *bias;      /* NULL, or up: [n_slots][2][F], down: [n_slots][H] */
+    const void *x;          /* act [P, H] for up, [P, F] for down */
+    void *h;                /* up: act [P, F] */
+    float *y;               /* down: f32 [P, H] */
 };
 
 /* Calls fn for the panels of each slot that fall to this thread. */
@@ -53,28 +55,46 @@ static void for_share(const expert_job *job, int thread, int n_threads, units_fn
     }
 }
 
-/* Gate and up of one panel for some rows, then h = silu(gate) * up with one rounding to act. */
+/* h[at .. at + n) from gate and up in float32, with one rounding to act. */
+static void
+activate(const expert_job *job, int64_t n, const float *gate, const float *up, int64_t at) {
+    const sy_vector_kernels *vec = &job->cpu->isa->vec;
+    const sy_ffn_spec *ffn = job->ffn;
+    bool f32 = job->cpu->base.act == SY_F32;
+    uint16_t *h16 = f32 ? NULL : (uint16_t *)job->h + at;
+    float *hf = f32 ? (float *)job->h + at : NULL;
+    if (ffn->act == SY_ACT_SWIGLU_CLAMPED)
+        vec->swiglu_clamped(n, gate, up, ffn->act_alpha, ffn->act_limit, h16, hf);
+    else
+        vec->silu_mul(n, gate, up, h16, hf);
+}
+
+/* Gate and up of one panel for some rows of a slot, their biases, then the activation. */
 static void up_panel(const expert_job *job,
                      int thread,
-                     const sy_matrix *m,
+                     int slot,
                      int64_t panel,
                      bool more,
                      int64_t row,
                      int64_t rows) {
     sy_cpu *cpu = job->cpu;
+    const sy_matrix *m = &job->matrix[slot];
+    const sy_vector_kernels *vec = &cpu->isa->vec;
     sy_cpu_tiles *tiles = &cpu->tiles[thread];
-    bool f32 = cpu->base.act == SY_F32;
     const char *x = (const char *)job->x + row * m->k * sy_act_bytes(&cpu->base);
     sy_panel_range gate = {m, 2 * panel, 0, m->k, true, 2 * panel + 1};
     sy_panel_range up = {m, 2 * panel + 1, 0, m->k, more, 2 * panel + 2};
     sy_cpu_panel(cpu, thread, &gate, rows, x, m->k, tiles->gate, SY_PANEL, true);
     sy_cpu_panel(cpu, thread, &up, rows, x, m->k, tiles->up, SY_PANEL, true);
     int64_t column = panel * SY_PANEL, columns = sy_min(m->n - column, SY_PANEL);
+    const float *gate_bias = job->bias == NULL ? NULL : job->bias + 2 * slot * m->n + column;
     for (int64_t r = 0; r < rows; r++) {
-        int64_t at = (row + r) * m->n + column;
-        cpu->isa->vec.silu_mul(columns, tiles->gate + r * SY_PANEL, tiles->up + r * SY_PANEL,
-                               f32 ? NULL : (uint16_t *)job->h + at,
-                               f32 ? (float *)job->h + at : NULL);
+        float *g = tiles->gate + r * SY_PANEL, *u = tiles->up + r * SY_PANEL;
+        if (gate_bias != NULL) {
+            vec->add(columns, gate_bias, g);
+            vec->add(columns, gate_bias + m->n, u);
+        }
+        activate(job, columns, g, u, (row + r) * m->n + column);
     }
 }
 
@@ -82,17 +102,24 @@ static void up_units(const expert_job *job, int thread, int slot, int64_t begin,
     int64_t last = job->first[slot + 1];
     for (int64_t panel = begin; panel < end; panel++)
         for (int64_t row = job->first[slot]; row < last; row += SY_TILE_ROWS)
-            up_panel(job, thread, &job->matrix[slot], panel, panel + 1 < end, row,
+            up_panel(job, thread, slot, panel, panel + 1 < end, row,
                      sy_min(last - row, SY_TILE_ROWS));
 }
 
+/* The bias is added behind the tree of leaves, so that it is part of what the router's weight
+ * multiplies. */
 static void
 down_units(const expert_job *job, int thread, int slot, int64_t begin, int64_t end) {
     const sy_matrix *m = &job->matrix[slot];
-    int64_t row = job->first[slot];
+    int64_t row = job->first[slot], rows = job->first[slot + 1] - row;
     const char *x = (const char *)job->x + row * m->k * sy_act_bytes(&job->cpu->base);
-    sy_cpu_matmul(job->cpu, thread, m, begin, end, SY_LEAF, job->first[slot + 1] - row, x, m->k,
-                  job->y + row * m->n, m->n);
+    float *y = job->y + row * m->n;
+    sy_cpu_matmul(job->cpu, thread, m, begin, end, SY_LEAF, rows, x, m->k, y, m->n);
+    if (job->bias == NULL) return;
+    int64_t column = begin * SY_PANEL, columns = sy_min(m->n, end * SY_PANEL) - column;
+    for (int64_t r = 0; r < rows; r++)
+        job->cpu->isa->vec.add(columns, job->bias + slot * m->n + column,
+                               y + r * m->n + column);
 }
 
 static void up_run(void *arg, int thread, int n_threads) {
@@ -109,12 +136,15 @@ sy_status sy_cpu_experts_up(sy_backend *be,
                             const sy_expert_rows *rows,
                             void *h,
                             sy_stream *s) {
-    (void)spec;
     (void)s;
+    if (rows->n_pairs > 0 && spec->ffn.expert_bias && w->gate_up_bias == NULL)
+        return sy_fail(SY_ERR_INTERNAL, "experts_up: the biases are missing");
     expert_job job = {.cpu = sy_cpu_of(be),
                       .matrix = w->gate_up,
                       .n_slots = rows->n_slots,
                       .first = rows->first,
+                      .ffn = &spec->ffn,
+                      .bias = spec->ffn.expert_bias ? w->gate_up_bias : NULL,
                       .x = rows->x,
                       .h = h};
     if (rows->n_pairs > 0) sy_pool_run(job.cpu->pool, up_run, &job);
@@ -128,19 +158,22 @@ sy_status sy_cpu_experts_down(sy_backend *be,
                               const void *h,
                               float *y,
                               sy_stream *s) {
-    (void)spec;
     (void)s;
+    if (rows->n_pairs > 0 && spec->ffn.expert_bias && w->down_bias == NULL)
+        return sy_fail(SY_ERR_INTERNAL, "experts_down: the biases are missing");
     expert_job job = {.cpu = sy_cpu_of(be),
                       .matrix = w->down,
                       .n_slots = rows->n_slots,
                       .first = rows->first,
+                      .bias = spec->ffn.expert_bias ? w->down_bias : NULL,
                       .x = h,
                       .y = y};
     if (rows->n_pairs > 0) sy_pool_run(job.cpu->pool, down_run, &job);
     return SY_OK;
 }
 
-/* The dense FFN is one expert that takes every row: both halves in one run of the pool. */
+/* The dense FFN, or shared expert, is one expert without biases that takes every row: both halves
+ * in one run of the pool. */
 typedef struct dense_job {
     expert_job up, down;
 } dense_job;
@@ -160,7 +193,6 @@ sy_status sy_cpu_dense_ffn(sy_backend *be,
                            void *h,
                            float *y,
                            sy_stream *s) {
-    (void)spec;
     (void)s;
     sy_cpu *cpu = sy_cpu_of(be);
     const int64_t first[2] = {0, n_rows};
@@ -169,11 +201,11 @@ sy_status sy_cpu_dense_ffn(sy_backend *be,
                .matrix = &w->ffn_gate_up,
                .n_slots = 1,
                .first = first,
+               .ffn = &spec->ffn,
                .x = xn,
                .h = h},
-        .down =
-            {.cpu = cpu, .matrix = &w->ffn_down, .n_slots = 1, .first = first, .x = h, .y = y},
-    };
+        .down = {
+            .cpu = cpu, .matrix = &w->ffn_down, .n_slots = 1, .first = first, .x = h, .y = y}};
     if (n_rows > 0) sy_pool_run(cpu->pool, dense_run, &job);
     return SY_OK;
 }

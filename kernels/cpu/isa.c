@@ -25,21 +25,22 @@ static bool has_bits(uint32_t word, uint32_t bits) {
     return (word & bits) == bits;
 }
 
-/* 0 generic only, 1 AVX2, 2 AVX-512, 3 with BF16. Each level asks for every feature that its file
- * is compiled with (kernels/CMakeLists.txt), not for one that usually implies the others. */
+/* 0 generic only, 1 AVX2, 2 AVX-512, 3 with BF16 and VBMI. Each level asks for every feature that
+ * its file is compiled with (kernels/CMakeLists.txt), not for one that usually implies others. */
 static int x86_level(void) {
-    uint32_t a, b, c, d, ebx7, eax71 = 0;
+    uint32_t a, b, c, d, ebx7, ecx7, eax71 = 0;
     const uint32_t fma = 1u << 12, osxsave = 1u << 27, avx = 1u << 28, f16c = 1u << 29;
     const uint32_t avx2 = 1u << 5;
     const uint32_t avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW, VL */
     if (!__get_cpuid(1, &a, &b, &c, &d) || !has_bits(c, fma | osxsave | avx | f16c)) return 0;
     uint32_t state = enabled_state();
-    if (!has_bits(state, XCR0_AVX) || !__get_cpuid_count(7, 0, &a, &ebx7, &c, &d)) return 0;
+    if (!has_bits(state, XCR0_AVX) || !__get_cpuid_count(7, 0, &a, &ebx7, &ecx7, &d)) return 0;
     uint32_t subleaves = a;
     if (!has_bits(ebx7, avx2)) return 0;
     if (!has_bits(state, XCR0_AVX512) || !has_bits(ebx7, avx512)) return 1;
     if (subleaves >= 1) __get_cpuid_count(7, 1, &eax71, &b, &c, &d);
-    return has_bits(eax71, 1u << 5) ? 3 : 2;
+    const uint32_t bf16 = 1u << 5, vbmi = 1u << 1;
+    return has_bits(eax71, bf16) && has_bits(ecx7, vbmi) ? 3 : 2;
 }
 #endif
 
@@ -101,7 +102,7 @@ static int list_candidates(candidate *out) {
     int level = x86_level();
     const char *bf16_lacks = NULL;
     if (level < 3)
-        bf16_lacks = "this CPU lacks AVX-512 BF16";
+        bf16_lacks = "this CPU lacks AVX-512 BF16 and VBMI";
     else if (!sy_cpu_order_holds(&sy_isa_avx512bf16.gemm))
         bf16_lacks = "this CPU's vdpbf16ps adds in another order than the other tables";
     out[n++] = (candidate){&sy_isa_avx512bf16, bf16_lacks};

@@ -1,8 +1,8 @@
-/* What is compiled once per instruction set: two tables of inner kernels.
+/* What is compiled once per instruction set: tables of inner kernels.
  *
  * kernels/cpu/isa_<name>.c sets the macros of its instruction set and includes the bodies
- * (gemm_body.h, vector_body.h); it exports one sy_cpu_isa. Everything around these kernels is
- * ordinary C compiled once. All tables give the same bits (kernels/ops.h, the order of sums):
+ * (gemm_*.h, pack_body.h, quant_*.h, vector_body.h); it exports one sy_cpu_isa. Everything around
+ * these kernels is ordinary C compiled once. All tables give the same bits (kernels/ops.h, the order of sums):
  * gemm by construction, vector because its loops have a fixed order, use fused multiply-add only
  * where written (__builtin_fmaf) and call no libm function. */
 #ifndef SY_KERNELS_CPU_ISA_H
@@ -10,6 +10,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "base/dtype.h"
 
 enum { SY_PANEL = 64 }; /* outputs of a panel */
 
@@ -79,6 +81,81 @@ typedef struct sy_gemm_kernels {
                      float *panel);
 } sy_gemm_kernels;
 
+/* Scales of one scale group after the other: 64 each, or one. */
+typedef struct sy_scale_run {
+    sy_dtype dtype;
+    bool each;         /* one for each output */
+    const uint8_t *at; /* of the first group; NULL: they stand behind each group's codes */
+    int64_t step;      /* bytes from group to group, if `at` is given */
+} sy_scale_run;
+
+/* Codes of a quantised panel over some K. */
+typedef struct sy_quant_run {
+    sy_dtype codes_dtype;
+    const uint8_t *codes;
+    int64_t k, group;    /* elements in whole units; the last group may be shorter */
+    int64_t group_bytes; /* from group to group */
+    sy_scale_run scales;
+    bool has_zeros;
+    const uint8_t
+        *zeros; /* of the only group; NULL: zeros_behind bytes behind each group's codes */
+    int64_t zeros_behind;
+} sy_quant_run;
+
+/* Quantised panels; their layout is in kernels/cpu/quant.h. */
+typedef struct sy_quant_kernels {
+    /* Codes of whole pairs or eights of K as a panel of BF16. zeros [64], or NULL: all 8. */
+    void (*unpack_e4m3)(int64_t k_pairs, const uint8_t *codes, uint16_t *panel);
+    void (*unpack_e2m1)(int64_t octets, const uint16_t *codes, uint16_t *panel);
+    void (*unpack_u4)(int64_t octets,
+                      const uint16_t *codes,
+                      const uint8_t *zeros,
+                      uint16_t *panel);
+    /* Finite scales of a panel's group, in any type of sy_quant.scale, as 64 float32. */
+    void (*widen_scales)(sy_dtype dtype, bool each, const void *scales, float *out);
+    /* y[m] = fma(sum[m], scale, first ? 0 : y[m]) for m < rows, 64 values each, lds and ldy apart;
+     * sum may be y. */
+    void (*add_scaled)(int64_t rows,
+                       const float *sum,
+                       int64_t lds,
+                       const float *scale,
+                       float *y,
+                       int64_t ldy,
+                       bool first);
+    /* For each group of group_pairs pairs, the last may be shorter: a chain from 0 as bf16_bf16 or
+     * bf16_f32 does it, then add_scaled with the group's row of scales [.][64]. k_pairs > 0. */
+    void (*groups_bf16)(int64_t rows,
+                        const uint16_t *panel,
+                        const uint16_t *x,
+                        int64_t ldx,
+                        int64_t k_pairs,
+                        int64_t group_pairs,
+                        const float *scales,
+                        float *y,
+                        int64_t ldy,
+                        bool first);
+    void (*groups_f32)(int64_t rows,
+                       const uint16_t *panel,
+                       const float *x,
+                       int64_t ldx,
+                       int64_t k_pairs,
+                       int64_t group_pairs,
+                       const float *scales,
+                       float *y,
+                       int64_t ldy,
+                       bool first);
+    /* groups_bf16 straight from the codes; NULL where unpacking first is as good. So it is for E4M3
+     * from a number of rows on. */
+    int64_t direct_rows_e4m3;
+    void (*direct_bf16)(int64_t rows,
+                        const sy_quant_run *run,
+                        const uint16_t *x,
+                        int64_t ldx,
+                        float *y,
+                        int64_t ldy,
+                        bool first);
+} sy_quant_kernels;
+
 /* Row kernels in float32. `out16` / `outf`: exactly one is not NULL, the act type of the run. */
 typedef struct sy_vector_kernels {
     /* out = x * (1 / sqrt(mean(x^2) + eps)) * w, rounded once; sum in 64 strided partials */
@@ -92,8 +169,24 @@ typedef struct sy_vector_kernels {
     void (*rms_norm_f32)(int64_t n, float *x, const float *w, float eps);
     /* out = silu(g) * u, silu(g) = g / (1 + exp(-g)) */
     void (*silu_mul)(int64_t n, const float *g, const float *u, uint16_t *out16, float *outf);
+    /* out = g * sigmoid(alpha * g) * (u + 1), with g cut at limit and u at both limits first */
+    void (*swiglu_clamped)(int64_t n,
+                           const float *g,
+                           const float *u,
+                           float alpha,
+                           float limit,
+                           uint16_t *out16,
+                           float *outf);
+    void (*sigmoid)(int64_t n, float *x); /* in place: 1 / (1 + exp(-x)) */
     /* HALF layout, in place on float32: pairs (i, i + half) for i < half */
     void (*rope_half)(int half, const float *cos, const float *sin, float *x);
+    /* INTERLEAVED layout: pairs (2i, 2i + 1) */
+    void (*rope_interleaved)(int half, const float *cos, const float *sin, float *x);
+    /* Panels of values from a page's keys whose beginning the values are (kernels/cpu/kv_page.h):
+     * [n_pairs][64 tokens][2] to [.][32 token pairs][64 columns][2], and [n][64 tokens] to
+     * [.][64 tokens][64 columns]. Columns behind the last of the last panel are not written. */
+    void (*values_of_keys_bf16)(int64_t n_pairs, const uint16_t *keys, uint16_t *values);
+    void (*values_of_keys_f32)(int64_t n, const float *keys, float *values);
     void (*round_bf16)(int64_t n, const float *x, uint16_t *out);
     void (*widen_bf16)(int64_t n, const uint16_t *x, float *out);
     void (*add)(int64_t n, const float *a, float *x);              /* x += a */
@@ -117,6 +210,7 @@ typedef struct sy_probe_kernels {
 typedef struct sy_cpu_isa {
     const char *name;
     sy_gemm_kernels gemm;
+    sy_quant_kernels quant;
     sy_vector_kernels vec;
     sy_probe_kernels probe;
 } sy_cpu_isa;

@@ -53,6 +53,8 @@ static inline void load_f32(const float *w, vec *odd, vec *even) {
 #include "kernels/cpu/gemm_fma.h"
 #include "kernels/cpu/gemm_widen.h"
 #include "kernels/cpu/pack_body.h"
+#include "kernels/cpu/quant_avx2.h"
+#include "kernels/cpu/quant_body.h"
 #include "kernels/cpu/vector_body.h"
 
 static uint64_t read_block(const void *block, int64_t bytes) {
@@ -95,6 +97,7 @@ const sy_cpu_isa sy_isa_avx2 = {
              .f16_f32 = f16_f32,
              .f32_f32 = f32_f32,
              SY_PACK_KERNELS},
+    .quant = SY_QUANT_KERNELS,
     .vec = SY_VECTOR_KERNELS,
     .probe = {.read = read_block, .peak_bf16 = peak, .peak_f32 = peak},
 };

@@ -1,6 +1,14 @@
-/* AVX-512 with vdpbf16ps: two multiply-adds a lane. */
+/* AVX-512 with vdpbf16ps, two multiply-adds a lane, and with the byte permutes of VBMI. */
 #include "kernels/cpu/gemm_avx512.h"
 #include "kernels/cpu/gemm_dp.h"
+#include "kernels/cpu/quant_vbmi.h"
+#include "kernels/cpu/quant_avx512.h"
+
+static inline __m512 pair_step(__m512 sums, __m512i w, __m512i x) {
+    return _mm512_dpbf16_ps(sums, (__m512bh)w, (__m512bh)x);
+}
+#include "kernels/cpu/quant_tiles.h"
+#include "kernels/cpu/quant_body.h"
 #include "kernels/cpu/vector_body.h"
 
 static int64_t peak_bf16(int64_t rounds, float *sink) {
@@ -25,6 +33,7 @@ const sy_cpu_isa sy_isa_avx512bf16 = {
              .f16_f32 = f16_f32,
              .f32_f32 = f32_f32,
              SY_PACK_KERNELS},
+    .quant = SY_QUANT_KERNELS,
     .vec = SY_VECTOR_KERNELS,
     .probe = {.read = read_block, .peak_bf16 = peak_bf16, .peak_f32 = peak_f32},
 };

@@ -106,6 +106,8 @@ static void f32_f32(int64_t rows,
     }
 }
 
+#include "kernels/cpu/quant_body.h"
+
 static uint64_t read_block(const void *block, int64_t bytes) {
     const char *p = block;
     uint64_t sum[4] = {0};
@@ -135,6 +137,7 @@ const sy_cpu_isa sy_isa_generic = {
              .f16_f32 = f16_f32,
              .f32_f32 = f32_f32,
              SY_PACK_KERNELS},
+    .quant = SY_QUANT_KERNELS,
     .vec = SY_VECTOR_KERNELS,
     .probe = {.read = read_block, .peak_bf16 = peak, .peak_f32 = peak},
 };

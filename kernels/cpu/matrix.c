@@ -1,85 +1,9 @@
-/* Matrices in panels of 64 outputs: the product that the steps share, packing, and the two steps
- * that are little else, embed and head.
- *
- * A stored matrix is [panels][parts] panels, each [K/2][64][2] of 2-byte or [K][64] of 4-byte
- * weights; outputs beyond n and the second half of an odd last pair are zero. */
+/* Matrices in panels of 64 outputs: the product that the steps share, and the two steps that are
+ * little else, embed and head. */
 #include <string.h>
 
-#include "base/checked.h"
-#include "kernels/cpu/cpu.h"
-
-static int64_t element_bytes(const sy_matrix *m) {
-    return m->dtype == SY_F32 ? 4 : 2;
-}
-
-static int64_t panel_elements(const sy_matrix *m) {
-    return (m->dtype == SY_F32 ? m->k : sy_round_up(m->k, 2)) * SY_PANEL;
-}
-
-/* Where K index k of a stored panel begins; k is even. */
-static char *panel_at(const sy_matrix *m, int64_t panel, int64_t k) {
-    return (char *)m->data + (panel * panel_elements(m) + k * SY_PANEL) * element_bytes(m);
-}
-
-sy_dtype sy_cpu_stored_dtype(const sy_backend *be, sy_dtype file_dtype) {
-    return be->act == SY_BF16 && file_dtype == SY_F32 ? SY_BF16 : file_dtype;
-}
-
-uint64_t sy_cpu_matrix_bytes(const sy_backend *be, const sy_matrix *m) {
-    (void)be;
-    bool known = m->dtype == SY_F32 || m->dtype == SY_BF16 || m->dtype == SY_F16;
-    if (!known || m->n < 0 || m->k < 0 || m->k == INT64_MAX || m->parts < 1 || m->parts > 2)
-        return UINT64_MAX;
-    uint64_t panels = (uint64_t)sy_ceil_div(m->n, SY_PANEL) * (uint64_t)m->parts;
-    uint64_t k = m->dtype == SY_F32 ? (uint64_t)m->k : (uint64_t)sy_round_up(m->k, 2);
-    uint64_t bytes;
-    if (!sy_mul_u64(panels, k, &bytes) ||
-        !sy_mul_u64(bytes, (uint64_t)(SY_PANEL * element_bytes(m)), &bytes))
-        return UINT64_MAX;
-    return bytes;
-}
-
-static sy_status
-check_pack(const sy_matrix *m, int part, int64_t row0, int64_t n_rows, sy_dtype src_dtype) {
-    if (part < 0 || part >= m->parts)
-        return sy_fail(SY_ERR_INTERNAL, "pack: part %d of %d", part, m->parts);
-    if (row0 < 0 || n_rows < 0 || row0 > m->n || n_rows > m->n - row0 ||
-        row0 % SY_PACK_ROWS != 0 || (n_rows % SY_PACK_ROWS != 0 && row0 + n_rows != m->n))
-        return sy_fail(SY_ERR_INTERNAL, "pack: rows %lld + %lld of %lld", (long long)row0,
-                       (long long)n_rows, (long long)m->n);
-    if (src_dtype != m->dtype && !(src_dtype == SY_F32 && m->dtype == SY_BF16))
-        return sy_fail(SY_ERR_UNSUPPORTED, "pack: %s weights cannot be stored as %s",
-                       sy_dtype_name(src_dtype), sy_dtype_name(m->dtype));
-    if (m->dtype != SY_F32 && m->dtype != SY_BF16 && m->dtype != SY_F16)
-        return sy_fail(SY_ERR_UNSUPPORTED, "pack: the CPU has no kernels for %s weights",
-                       sy_dtype_name(m->dtype));
-    return SY_OK;
-}
-
-sy_status sy_cpu_pack(sy_backend *be,
-                      const sy_matrix *m,
-                      int part,
-                      int64_t row0,
-                      int64_t n_rows,
-                      const void *src,
-                      sy_dtype src_dtype) {
-    sy_status st = check_pack(m, part, row0, n_rows, src_dtype);
-    if (st != SY_OK) return st;
-    const sy_gemm_kernels *gemm = &sy_cpu_of(be)->isa->gemm;
-    int64_t stride = m->k * sy_dtype_bits(src_dtype) / 8;
-    for (int64_t r = 0; r < n_rows; r += SY_PANEL) {
-        int64_t rows = sy_min(n_rows - r, SY_PANEL);
-        const char *from = (const char *)src + r * stride;
-        void *panel = panel_at(m, (row0 + r) / SY_PANEL * m->parts + part, 0);
-        if (m->dtype == SY_F32)
-            gemm->pack_f32(rows, m->k, from, stride, panel);
-        else if (src_dtype == SY_F32)
-            gemm->pack_f32_to_bf16(rows, m->k, from, stride, panel);
-        else
-            gemm->pack16(rows, m->k, from, stride, panel);
-    }
-    return SY_OK;
-}
+#include "kernels/cpu/matrix.h"
+#include "kernels/cpu/quant.h"
 
 /* The chain over n values of K from `begin`; n is even for 2-byte weights. */
 static void chain(const sy_cpu *cpu,
@@ -95,7 +19,7 @@ static void chain(const sy_cpu *cpu,
                   bool first) {
     const sy_gemm_kernels *gemm = &cpu->isa->gemm;
     const sy_matrix *m = range->m;
-    const void *panel = panel_at(m, range->panel, begin);
+    const void *panel = sy_panel_at(m, range->panel, begin);
     if (m->dtype == SY_F32)
         gemm->f32_f32(rows, panel, x, ldx, n, y, ldy, first);
     else if (m->dtype == SY_F16)
@@ -104,7 +28,7 @@ static void chain(const sy_cpu *cpu,
         gemm->bf16_f32(rows, panel, x, ldx, n / 2, y, ldy, first);
     else if (range->fetch_next && gemm->bf16_bf16_next != NULL)
         gemm->bf16_bf16_next(rows, panel, x, ldx, n / 2, y, ldy, first,
-                             panel_at(m, range->next, begin));
+                             sy_panel_at(m, range->next, begin));
     else
         gemm->bf16_bf16(rows, panel, x, ldx, n / 2, y, ldy, first);
 }
@@ -167,6 +91,10 @@ void sy_cpu_panel(sy_cpu *cpu,
                   int64_t ldy,
                   bool first) {
     enum { PIECE = 2048 };
+    if (sy_is_quantised(range->m->dtype)) {
+        sy_quant_panel(cpu, thread, range, rows, x, ldx, y, ldy);
+        return;
+    }
     int64_t elem = sy_act_bytes(&cpu->base), n = range->end - range->begin;
     bool widen = elem == 2 && range->m->dtype == SY_F16;
     int64_t direct = widen ? 0 : range->m->dtype == SY_F32 ? n : n / 2 * 2;
@@ -272,7 +200,11 @@ typedef struct embed_job {
 
 /* x[0..n) = elements [k, k + n) of output `row`, widened. */
 static void unpack_row(const sy_matrix *m, int64_t row, int64_t k, int64_t n, float *x) {
-    const char *panel = panel_at(m, row / SY_PANEL, 0);
+    if (sy_is_quantised(m->dtype)) {
+        sy_quant_row(m, row, k, n, x);
+        return;
+    }
+    const char *panel = sy_panel_at(m, row / SY_PANEL, 0);
     int64_t lane = row % SY_PANEL;
     if (m->dtype == SY_F32) {
         const float *w = (const float *)(const void *)panel;

@@ -13,6 +13,7 @@
 #include "base/dtype.h"
 #include "kernels/cpu/exact_math.h"
 #include "kernels/cpu/isa.h"
+#include "kernels/cpu/values_body.h"
 
 enum { VEC_PARTIALS = 64 };
 
@@ -84,6 +85,38 @@ vec_silu_mul(int64_t n, const float *g, const float *u, uint16_t *out16, float *
             outf[i] = vec_silu(g[i]) * u[i];
 }
 
+/* g = min(g, limit), u = clamp(u, -limit, limit), then (g * sigmoid(alpha * g)) * (u + 1). The
+ * limits are comparisons, which are false for a NaN, so on every instruction set a NaN stays a
+ * NaN (the minimum instructions of x86 and ARM differ there). A g of -inf gives NaN, as -inf * 0
+ * does and as in silu. */
+static inline float vec_clamped_value(float g, float u, float alpha, float limit) {
+    float gate = g > limit ? limit : g;
+    float up = u < -limit ? -limit : u;
+    up = up > limit ? limit : up;
+    return gate / (1.0f + sy_exp_f32(-alpha * gate)) * (up + 1.0f);
+}
+
+static void vec_swiglu_clamped(int64_t n,
+                               const float *g,
+                               const float *u,
+                               float alpha,
+                               float limit,
+                               uint16_t *out16,
+                               float *outf) {
+    if (out16 != NULL)
+        for (int64_t i = 0; i < n; i++)
+            out16[i] = sy_bf16_round(vec_clamped_value(g[i], u[i], alpha, limit));
+    else
+        for (int64_t i = 0; i < n; i++)
+            outf[i] = vec_clamped_value(g[i], u[i], alpha, limit);
+}
+
+/* Below -88 exp(-x) is infinite and the result 0. A NaN stays a NaN. */
+static void vec_sigmoid(int64_t n, float *x) {
+    for (int64_t i = 0; i < n; i++)
+        x[i] = 1.0f / (1.0f + sy_exp_f32(-x[i]));
+}
+
 static void vec_rope_half(int half, const float *cos, const float *sin, float *x) {
     float *restrict low = x;
     float *restrict high = x + half;
@@ -91,6 +124,14 @@ static void vec_rope_half(int half, const float *cos, const float *sin, float *x
         float a = low[i], b = high[i];
         low[i] = a * cos[i] - b * sin[i];
         high[i] = b * cos[i] + a * sin[i];
+    }
+}
+
+static void vec_rope_interleaved(int half, const float *cos, const float *sin, float *x) {
+    for (int i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cos[i] - b * sin[i];
+        x[2 * i + 1] = b * cos[i] + a * sin[i];
     }
 }
 
@@ -168,7 +209,10 @@ static float vec_max(int64_t n, const float *x) {
 #define SY_VECTOR_KERNELS                                                                      \
     {                                                                                          \
         .rms_norm = vec_rms_norm, .rms_norm_f32 = vec_rms_norm_f32, .silu_mul = vec_silu_mul,  \
-        .rope_half = vec_rope_half, .round_bf16 = vec_round_bf16,                              \
+        .swiglu_clamped = vec_swiglu_clamped, .sigmoid = vec_sigmoid,                          \
+        .rope_half = vec_rope_half, .rope_interleaved = vec_rope_interleaved,                  \
+        .values_of_keys_bf16 = vec_values_of_keys_bf16,                                        \
+        .values_of_keys_f32 = vec_values_of_keys_f32, .round_bf16 = vec_round_bf16,            \
         .widen_bf16 = vec_widen_bf16, .add = vec_add, .scale = vec_scale, .clamp = vec_clamp,  \
         .exp_sum = vec_exp_sum, .max = vec_max                                                 \
     }

@@ -2,12 +2,13 @@
  * of one span and one kv head, token = row / G. A row walks the splits of its sequence
  * upwards (attention.h), and within a split the pages of 64 tokens:
  *
- *     s = scale log2(e) q K^T, keys behind the row's position: -inf
+ *     s = scale log2(e) q K^T, keys behind the row's position or before its window: -inf
  *     m' = max(m, max s)       a = 2^(m - m')       p = 2^(s - m')
  *     l = l a + sum p          o = o a + bf16(p) V
  *
- * and the state (m, l, o) of a split is joined to those before it by join_states. Both forms
- * do just this, so they give equal bits:
+ * and the state (m, l, o) of a split is joined to those before it by join_states. A split none of
+ * whose keys a row sees leaves an empty state, which joins without a trace: whether it is walked
+ * for the sake of other rows does not matter. Both forms do just this, so they give equal bits:
  *
  *     few rows   one block per (tile, kv head, split): states go to scratch, and the block
  *                that is done last joins them. Bound by memory: a page passes once through
@@ -23,6 +24,8 @@
  *
  * Grids are made for bounds: a block looks into the step record for whether a tile begins at
  * its row, so that a recorded launch serves every step of that bound. */
+#include <limits.h>
+
 #include "kernels/cuda/attention_tile.h"
 
 /* Query rows [r0, r0 + 16 WARPS / PARTS) of the piece over pages [begin, end) of its
@@ -72,7 +75,8 @@ walk(const attend_job &job, shared *sh, const piece &p, int r0, int begin, int e
     if constexpr (!ONE_SPLIT) clear(&total);
     int page = begin;
     do {
-        int split_end = ONE_SPLIT ? end : min(split_first_page(split_of_page(page) + 1), end);
+        int split_end =
+            ONE_SPLIT ? end : min(split_first_page<false>(split_of_page<false>(page) + 1), end);
         clear(&state);
         do {
             float s[KEY_TILES][4], mx[2], decay[2], share[2];
@@ -84,7 +88,8 @@ walk(const attend_job &job, shared *sh, const piece &p, int r0, int begin, int e
             __syncthreads();
             if (page > begin) load_values<DK, THREADS>(job, sh, p, page, last);
             scores<DK, KEY_TILES>(s, kept, q, sh->k, key0);
-            mask<KEY_TILES>(s, job.scale, page * PAGE + key0 + lane % 4 * 2, position, mx);
+            mask<KEY_TILES>(s, job.scale, job.window, page * PAGE + key0 + lane % 4 * 2,
+                            position, mx);
 #pragma unroll
             for (int r = 0; r < 2; r++) {
                 mx[r] = quad_max(mx[r]);
@@ -115,10 +120,10 @@ walk(const attend_job &job, shared *sh, const piece &p, int r0, int begin, int e
     } while (page < end);
     int r = r0 + TILE * tile, c = p.column + column;
     if constexpr (ONE_SPLIT) {
-        if (split == 0) store_output(job, p, r, c, true, &state);
+        store_output(job, p, r, c, split, &state);
         store_state(job, p, r, c, split, &state);
     } else {
-        store_output(job, p, r, c, false, &total);
+        store_output(job, p, r, c, -1, &total);
     }
 }
 
@@ -167,28 +172,13 @@ static __global__ void __launch_bounds__(32 * WHOLE_WARPS, 1)
     if (!find_piece<DK>(job, WHOLE_ROWS, &p)) return;
     for (int r0 = 0; r0 < p.n; r0 += WHOLE_ROWS) {
         int last = p.position + (min(r0 + WHOLE_ROWS, p.n) - 1) / job.group;
+        int begin = first_page_of(job.window, p.position + r0 / job.group);
         if (r0 > 0) __syncthreads();
         if (p.n - r0 <= WHOLE_ROWS / 2)
-            walk<DK, WHOLE_WARPS, 4, false>(job, sh, p, r0, 0, last / PAGE + 1, 0);
+            walk<DK, WHOLE_WARPS, 4, false>(job, sh, p, r0, begin, last / PAGE + 1, 0);
         else
-            walk<DK, WHOLE_WARPS, 2, false>(job, sh, p, r0, 0, last / PAGE + 1, 0);
+            walk<DK, WHOLE_WARPS, 2, false>(job, sh, p, r0, begin, last / PAGE + 1, 0);
     }
-}
-
-/* True in the last of the piece's blocks to get here; it sees what the others have written.
- * The count is 0 again when the launch ends. */
-SY_DEVICE bool last_to_arrive(const attend_job &job, const piece &p, int blocks) {
-    int32_t *arrived = job.arrived + (int64_t)p.row * job.kv_heads + p.kv_head;
-    int last = 0;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        last = atomicAdd(arrived, 1) == blocks - 1;
-        if (last) *arrived = 0;
-    }
-    if (!__syncthreads_or(last)) return false;
-    __threadfence();
-    return true;
 }
 
 /* Joins the states of the piece's rows that have more than one, ascending. A thread takes the
@@ -202,16 +192,18 @@ SY_DEVICE void join_splits(const attend_job &job, const piece &p) {
     for (int item = threadIdx.x; item < p.n * per_row; item += 32 * SPLIT_WARPS) {
         int r = item / per_row, c = 2 * (item % per_row);
         int c2 = c + 2 * per_row < job.d ? c + 2 * per_row : c;
-        int n_splits = split_of_page((p.position + r / job.group) / PAGE) + 1;
-        if (n_splits == 1) continue;
+        int position = p.position + r / job.group;
+        int first_split = first_split_of<false>(job.window, position),
+            last_split = last_split_of<false>(position);
+        if (first_split == last_split) continue;
         int64_t row_head = query_number(job, p, r);
         float m = minus_infinity(), l = 0.0f, o[4] = {0.0f, 0.0f, 0.0f, 0.0f};
 #pragma unroll 1
-        for (int first = 0; first < n_splits; first += AHEAD) {
+        for (int first = first_split; first <= last_split; first += AHEAD) {
             float2 state[AHEAD], value[AHEAD][2];
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
-                int64_t at = min(first + i, n_splits - 1) * stride + row_head;
+                int64_t at = min(first + i, last_split) * stride + row_head;
                 const float *from = job.state_o + at * job.d;
                 state[i] = job.state[at];
                 value[i][0] = *(const float2 *)(const void *)(from + c);
@@ -220,7 +212,7 @@ SY_DEVICE void join_splits(const attend_job &job, const piece &p) {
 #pragma unroll
             for (int i = 0; i < AHEAD; i++) {
                 float keep, add;
-                if (first + i >= n_splits) break;
+                if (first + i > last_split) break;
                 join_states(&m, &l, state[i].x, state[i].y, &keep, &add);
                 for (int j = 0; j < 2; j++) {
                     o[2 * j] = join_value(o[2 * j], keep, value[i][j].x, add);
@@ -228,7 +220,8 @@ SY_DEVICE void join_splits(const attend_job &job, const piece &p) {
                 }
             }
         }
-        float inverse = __fdividef(1.0f, l);
+        int head = p.kv_head * job.group + r % job.group;
+        float inverse = final_scale(job.sinks, head, m, l);
         uint16_t *to = job.o + row_head * job.d;
         *(bf16_pair *)(void *)(to + c) = final_pair(o[0], o[1], inverse);
         *(bf16_pair *)(void *)(to + c2) = final_pair(o[2], o[3], inverse);
@@ -245,21 +238,27 @@ static __global__ void __launch_bounds__(32 * SPLIT_WARPS, DK > 64 ? 3 : 4)
     SY_SHARED_STRUCT(split_shared<DK>, sh);
     piece p;
     if (!find_piece<DK>(job, TILE, &p)) return;
-    int last = p.position + (p.n - 1) / job.group, n_splits = split_of_page(last / PAGE) + 1;
+    int last = p.position + (p.n - 1) / job.group,
+        first_page = first_page_of(job.window, p.position);
+    int first_split = split_of_page<false>(first_page);
+    int n_splits = last_split_of<false>(last) - first_split + 1;
     if ((int)blockIdx.y >= n_splits) return;
     for (int r0 = 0; r0 < p.n; r0 += TILE) {
-        for (int split = (int)blockIdx.y; split < n_splits; split += (int)gridDim.y) {
-            int end = min(split_first_page(split + 1), last / PAGE + 1);
-            if (r0 > 0 || split >= (int)gridDim.y) __syncthreads();
-            walk<DK, SPLIT_WARPS, 4, true>(job, sh, p, r0, split_first_page(split), end, split);
+        for (int i = (int)blockIdx.y; i < n_splits; i += (int)gridDim.y) {
+            int split = first_split + i,
+                begin = max(split_first_page<false>(split), first_page);
+            int end = min(split_first_page<false>(split + 1), last / PAGE + 1);
+            if (r0 > 0 || i >= (int)gridDim.y) __syncthreads();
+            walk<DK, SPLIT_WARPS, 4, true>(job, sh, p, r0, begin, end, split);
         }
     }
     int blocks = width<DK>::SLICES * min(n_splits, (int)gridDim.y); /* for all columns */
-    if (n_splits > 1 && last_to_arrive(job, p, blocks)) join_splits(job, p);
+    int32_t *arrived = job.arrived + (int64_t)p.row * job.kv_heads + p.kv_head;
+    if (n_splits > 1 && last_to_arrive(arrived, blocks)) join_splits(job, p);
 }
 
 int64_t sy_cuda_attend_split_rows(const sy_limits *l) {
-    int64_t n_splits = attend_splits(l->max_context);
+    int64_t n_splits = attend_splits<false>(l->max_context);
     if (n_splits == 1) return 0;
     uint64_t bytes = sy_cuda_attend_bytes(n_splits, 1, l->heads, l->head_dim);
     int64_t rows =
@@ -295,7 +294,10 @@ static int64_t split_blocks(const sy_cuda *cu, int64_t blocks_per_split, int64_t
 
 template <int DK> static sy_status launch(sy_cuda *cu, const attend_job *job, bool apart) {
     int64_t blocks = (int64_t)job->rows * job->kv_heads * width<DK>::SLICES;
-    int64_t y = split_blocks(cu, blocks, attend_splits(cu->limits.max_context));
+    /* A piece of up to 16 tokens and a window before them; a split is no shorter than a page. */
+    int64_t seen = sy_min((int64_t)job->window + TILE, cu->limits.max_context) / PAGE + 2;
+    int64_t y =
+        split_blocks(cu, blocks, sy_min(seen, attend_splits<false>(cu->limits.max_context)));
     cudaLaunchConfig_t whole =
         config_of(cu, blocks, 1, 32 * WHOLE_WARPS, sizeof(whole_shared<DK>));
     cudaLaunchConfig_t split =
@@ -331,6 +333,7 @@ sy_status sy_cuda_attention_prepare(sy_cuda *cu) {
     sy_status st = SY_OK;
     SY_TRY(allow_shared<192>(cu));
     SY_TRY(allow_shared<256>(cu));
+    SY_TRY(sy_cuda_attend_latent_prepare(cu));
 done:
     return st;
 }
@@ -343,32 +346,34 @@ sy_status sy_cuda_attend(sy_backend *be,
                          const float *sinks,
                          void *o,
                          sy_stream *s) {
-    (void)sinks; /* refused by sy_cuda_check */
     (void)s;
     sy_cuda *cu = sy_cuda_of(be);
     const sy_attn_spec *attn = &spec->attn;
     const sy_cuda_step *step = &cu->step;
-    int64_t rows = step->rows_bound, n_splits = attend_splits(cu->limits.max_context);
+    int64_t rows = step->rows_bound, n_splits = attend_splits<false>(cu->limits.max_context);
     bool apart = rows <= sy_cuda_attend_split_rows(&cu->limits);
     uint64_t bytes = sy_cuda_attend_bytes(n_splits, rows, attn->heads, attn->head_dim);
     uint64_t counters = (uint64_t)rows * (uint64_t)attn->kv_heads * sizeof *cu->attend_counter;
     if (rows == 0) return SY_OK;
-    if (attn->head_dim < 2 || attn->head_dim > ATTN_MAX_HEAD_DIM || attn->head_dim % 2 != 0)
-        return sy_fail(SY_ERR_UNSUPPORTED,
-                       "heads of width %d; this backend takes even widths to %d",
-                       attn->head_dim, (int)ATTN_MAX_HEAD_DIM);
     for (int i = 0; i < b->n_spans; i++) {
         int64_t end = b->span[i].position + b->span[i].n_rows;
         if (end > cu->limits.max_context)
             return sy_fail(SY_ERR_INTERNAL, "attend: position %lld of a context of %lld",
                            (long long)end - 1, (long long)cu->limits.max_context);
     }
-    if (b->n_rows > rows ||
-        (apart && (bytes > cu->scratch_bytes || counters > cu->attend_counter_bytes)))
+    if (b->n_rows > rows)
+        return sy_fail(SY_ERR_INTERNAL, "attend: %d rows in a step of %lld", b->n_rows,
+                       (long long)rows);
+    if (attn->kind == SY_ATTN_MLA) return sy_cuda_attend_latent(cu, attn, q, kv, sinks, o);
+    if (attn->head_dim < 2 || attn->head_dim > ATTN_MAX_HEAD_DIM || attn->head_dim % 2 != 0)
+        return sy_fail(SY_ERR_UNSUPPORTED,
+                       "heads of width %d; this backend takes even widths to %d",
+                       attn->head_dim, (int)ATTN_MAX_HEAD_DIM);
+    if (apart && (bytes > cu->scratch_bytes || counters > cu->attend_counter_bytes))
         return sy_fail(SY_ERR_INTERNAL,
-                       "attend: %d rows in a step of %lld, %d heads (%d of k and v) of %d, but "
+                       "attend: %lld rows, %d heads (%d of k and v) of %d, but "
                        "memory was reserved for %d (%d) of %d",
-                       b->n_rows, (long long)rows, attn->heads, attn->kv_heads, attn->head_dim,
+                       (long long)rows, attn->heads, attn->kv_heads, attn->head_dim,
                        cu->limits.heads, cu->limits.kv_heads, cu->limits.head_dim);
     attend_job job = {};
     job.q = (const uint16_t *)q;
@@ -389,5 +394,7 @@ sy_status sy_cuda_attend(sy_backend *be,
     job.group = attn->heads / attn->kv_heads;
     job.d = attn->head_dim;
     job.scale = attn->softmax_scale * 1.44269504088896341f;
+    job.window = attn->window > 0 && attn->window < INT_MAX ? (int)attn->window : INT_MAX;
+    job.sinks = sinks;
     return launch_width(cu, &job, apart);
 }

@@ -3,21 +3,16 @@
 #ifndef SY_KERNELS_CUDA_ATTENTION_TILE_H
 #define SY_KERNELS_CUDA_ATTENTION_TILE_H
 
-#include "kernels/cuda/attention.h"
+#include "kernels/cuda/attention_state.h"
 
 enum {
     SPLIT_WARPS = 4, /* of a block that takes one tile */
     WHOLE_WARPS = 8, /* of a block that takes up to 64 query rows */
     WHOLE_ROWS = 64,
-    TILE = 16,                /* query rows of a tile, M of the mma */
-    PAGE = SY_PAGE_TOKENS,    /* keys of a page */
-    PAD = 8,                  /* values behind a row in shared memory: no bank conflicts */
-    MAX_SPLIT_ROWS = 64,      /* see sy_cuda_attend_split_rows */
-    MAX_STATE_BYTES = 1 << 26 /* of all partial states */
+    TILE = 16,             /* query rows of a tile, M of the mma */
+    PAGE = SY_PAGE_TOKENS, /* keys of a page */
+    PAD = 8                /* values behind a row in shared memory: no bank conflicts */
 };
-
-/* Two neighbours in memory, read or written at once. */
-typedef uint32_t __attribute__((may_alias)) bf16_pair;
 
 typedef struct attend_job {
     const uint16_t *q;                                                    /* [rows, A*D] */
@@ -31,7 +26,9 @@ typedef struct attend_job {
     int32_t *arrived; /* [rows][kv heads] blocks of a piece that are done; 0 between launches */
     int rows;         /* bound of the step */
     int heads, kv_heads, group, d;
-    float scale; /* of the softmax, times log2(e) */
+    float scale;        /* of the softmax, times log2(e) */
+    int window;         /* keys that a row sees, itself the last; INT_MAX: all */
+    const float *sinks; /* [A] or NULL */
 } attend_job;
 
 /* Consecutive tokens of a span, seen by one kv head: n = tokens * G query rows. */
@@ -64,36 +61,6 @@ template <int DK, int WARPS, int TILES, int Q_ROWS> struct __align__(16) attend_
 
 /* The state of a lane's two rows, g and g + 8 of the tile; TILES tiles of 8 value columns. */
 template <int TILES> struct row_state { float m[2], l[2], o[TILES][4]; };
-
-SY_DEVICE float minus_infinity(void) {
-    return __uint_as_float(0xff800000u);
-}
-
-/* What is subtracted from scores whose maximum is m. Where all are -inf it is 0, for -inf -
- * -inf would be NaN; 2^(-inf - 0) = 0 is right. */
-SY_DEVICE float finite_max(float m) {
-    return m == minus_infinity() ? 0.0f : m;
-}
-
-/* (m, l) joined with the state (m2, l2) of a later split; *keep and *add are what the vectors
- * are multiplied by: o = o keep + o2 add. The empty state is (-inf, 0, 0). */
-SY_DEVICE void join_states(float *m, float *l, float m2, float l2, float *keep, float *add) {
-    float joined = fmaxf(*m, m2), base = finite_max(joined);
-    *keep = sy_exp2(*m - base);
-    *add = sy_exp2(m2 - base);
-    *m = joined;
-    *l = fmaf(l2, *add, *l * *keep);
-}
-
-SY_DEVICE float join_value(float o, float keep, float o2, float add) {
-    return fmaf(o2, add, o * keep);
-}
-
-/* o / l as bf16. Adding 0 turns -0 into +0: the sign of a zero is what the values of tokens
- * behind a row's position could otherwise change. */
-SY_DEVICE uint32_t final_pair(float o0, float o1, float inverse) {
-    return sy_pack_bf16(o0 * inverse + 0.0f, o1 * inverse + 0.0f);
-}
 
 /* Sum and maximum over the four lanes that share a row. */
 SY_DEVICE float quad_sum(float v) {
@@ -230,15 +197,18 @@ SY_DEVICE void scores(float (*s)[4],
     }
 }
 
-/* Scales the scores and masks the keys behind each row's position; mx: the lane's maxima. */
+/* Scales the scores and masks the keys behind each row's position or before its window; mx: the
+ * lane's maxima. */
 template <int TILES>
-SY_DEVICE void mask(float (*s)[4], float scale, int key, const int position[2], float mx[2]) {
+SY_DEVICE void
+mask(float (*s)[4], float scale, int window, int key, const int position[2], float mx[2]) {
     mx[0] = mx[1] = minus_infinity();
 #pragma unroll
     for (int i = 0; i < TILES; i++)
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            bool seen = key + 8 * i + j % 2 <= position[j / 2];
+            int back = position[j / 2] - (key + 8 * i + j % 2); /* negative: too large below */
+            bool seen = (unsigned)back < (unsigned)window;
             s[i][j] = seen ? s[i][j] * scale : minus_infinity();
             mx[j / 2] = fmaxf(mx[j / 2], s[i][j]);
         }
@@ -263,13 +233,6 @@ weights(const float (*s)[4], const float m[2], uint32_t (*packed)[2], float shar
             share[r] = i == 0 ? sum : share[r] + sum;
         }
     }
-}
-
-/* Raises a running maximum to that of the next page; what l and o are to be multiplied by. */
-SY_DEVICE float raise_max(float *m, float page_max) {
-    float old = *m;
-    *m = fmaxf(old, page_max);
-    return sy_exp2(old - finite_max(*m));
 }
 
 /* The warps of a tile show each other p and their shares of its sum ... */
@@ -345,22 +308,26 @@ template <int TILES> SY_DEVICE void join(row_state<TILES> *total, row_state<TILE
                 join_value(total->o[i][j], keep[j / 2], split->o[i][j], add[j / 2]);
 }
 
-/* The lane's two rows of the tile at r0, columns from `column` of the head, into o. Rows whose
- * position lies beyond one split are left out if `only_first`: they are joined later. */
+/* The lane's two rows of the tile at r0, columns from `column` of the head, into o. only: -1, or
+ * the rows that see no split but this one; others are joined later. */
 template <int TILES>
 SY_DEVICE void store_output(const attend_job &job,
                             const piece &p,
                             int r0,
                             int column,
-                            bool only_first,
+                            int only,
                             const row_state<TILES> *s) {
     int lane = threadIdx.x % 32;
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         int row = r0 + lane / 4 + 8 * r;
         if (row >= p.n) continue;
-        if (only_first && split_of_page((p.position + row / job.group) / PAGE) > 0) continue;
-        float inverse = __fdividef(1.0f, s->l[r]);
+        int position = p.position + row / job.group;
+        if (only >= 0 && (first_split_of<false>(job.window, position) != only ||
+                          last_split_of<false>(position) != only))
+            continue;
+        int head = p.kv_head * job.group + row % job.group;
+        float inverse = final_scale(job.sinks, head, s->m[r], s->l[r]);
         uint16_t *to = job.o + query_offset(job, p, row);
 #pragma unroll
         for (int i = 0; i < TILES; i++) {
@@ -372,7 +339,7 @@ SY_DEVICE void store_output(const attend_job &job,
     }
 }
 
-/* The same into scratch, for rows that reach this split and have more than one. */
+/* The same into scratch, for rows that see this split and more than one. */
 template <int TILES>
 SY_DEVICE void store_state(const attend_job &job,
                            const piece &p,
@@ -385,8 +352,10 @@ SY_DEVICE void store_state(const attend_job &job,
     for (int r = 0; r < 2; r++) {
         int row = r0 + lane / 4 + 8 * r;
         if (row >= p.n) continue;
-        int last = split_of_page((p.position + row / job.group) / PAGE);
-        if (last == 0 || split > last) continue;
+        int position = p.position + row / job.group;
+        int first = first_split_of<false>(job.window, position),
+            last = last_split_of<false>(position);
+        if (first == last || split < first || split > last) continue;
         int64_t at = split * ((int64_t)job.rows * job.heads) + query_number(job, p, row);
         if (column == 0 && lane % 4 == 0) job.state[at] = make_float2(s->m[r], s->l[r]);
 #pragma unroll

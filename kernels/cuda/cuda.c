@@ -161,8 +161,7 @@ static sy_status cuda_synchronize(sy_backend *be, sy_stream *s) {
 static uint64_t cuda_memory_available(sy_backend *be, uint64_t *identity) {
     sy_cuda *cu = sy_cuda_of(be);
     size_t available = 0, total = 0;
-    const cudaUUID_t *id =
-        &cu->properties.uuid; /* GPU instances (MIG) have each their own */
+    const cudaUUID_t *id = &cu->properties.uuid; /* GPU instances (MIG) have each their own */
     cudaSetDevice(cu->device);
     if (cudaMemGetInfo(&available, &total) != cudaSuccess) available = 0;
     *identity = sy_hash_bytes(0, id, sizeof *id);

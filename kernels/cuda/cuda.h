@@ -17,6 +17,8 @@ extern "C" {
 #include "kernels/device.h"
 
 enum { SY_CUDA_MAX_SHARED = 99 * 1024 }; /* bytes of shared memory a block may take anywhere */
+/* c and c + rope of latent attention, at most: what shared memory holds of a tile. */
+enum { SY_CUDA_MAX_LATENT = 512, SY_CUDA_MAX_LATENT_KEY = 576 };
 
 /* One step's record on the device (pointers into cu->record), uploaded by begin_step. `bound`
  * members are host values that launches are made for; actual numbers lie in `count`. */
@@ -97,8 +99,7 @@ sy_status sy_cuda_pack(sy_backend *be,
                        int part,
                        int64_t row0,
                        int64_t n_rows,
-                       const void *src,
-                       sy_dtype src_dtype);
+                       const sy_weight_source *src);
 
 /* ---- matrix.cu ---- */
 sy_dtype sy_cuda_stored_dtype(const sy_backend *be, sy_dtype file_dtype);

@@ -218,8 +218,12 @@ done:
     return st;
 }
 
-sy_status
-sy_cuda_fast_swiglu(sy_cuda *cu, const sy_matrix *m, int64_t n_rows, const void *x, void *h) {
+sy_status sy_cuda_fast_swiglu(sy_cuda *cu,
+                              const sy_ffn_spec *ffn,
+                              const sy_matrix *m,
+                              int64_t n_rows,
+                              const void *x,
+                              void *h) {
     sy_status st = SY_OK;
     layout part;
     char *base;
@@ -233,8 +237,8 @@ sy_cuda_fast_swiglu(sy_cuda *cu, const sy_matrix *m, int64_t n_rows, const void 
         SY_TRY(sy_cuda_unpack_tiles(cu, m, tile, n_tiles, base));
         SY_TRY(multiply_piece(cu, n_tiles * TILE_N, n_rows, m->k, base, x, 0.0f, sums,
                               n_tiles * TILE_N));
-        SY_TRY(sy_cuda_swiglu_rows(cu, n_rows, n_tiles, n_outputs, sums, (uint16_t *)h + first,
-                                   m->n));
+        SY_TRY(sy_cuda_swiglu_rows(cu, ffn, n_rows, n_tiles, n_outputs, sums,
+                                   (uint16_t *)h + first, m->n));
     }
 done:
     return st;

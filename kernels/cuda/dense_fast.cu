@@ -55,6 +55,7 @@ typedef struct swiglu_job {
     int64_t pitch, ld;
     int n_outputs;
     int row_blocks; /* of one row */
+    sy_activation activation;
 } swiglu_job;
 
 /* A thread per output. */
@@ -65,10 +66,12 @@ static __global__ void __launch_bounds__(THREADS, 4)
     if (i >= job.n_outputs) return;
     const float *gate = job.sums + row * job.pitch + i / TILE_OUTPUTS * SY_TILE_N;
     gate += i % TILE_OUTPUTS;
-    job.h[row * job.ld + i] = sy_float_bf16(sy_swiglu(gate[0], gate[TILE_OUTPUTS]));
+    job.h[row * job.ld + i] =
+        sy_float_bf16(sy_swiglu(job.activation, gate[0], gate[TILE_OUTPUTS]));
 }
 
 sy_status sy_cuda_swiglu_rows(sy_cuda *cu,
+                              const sy_ffn_spec *ffn,
                               int64_t n_rows,
                               int64_t n_tiles,
                               int64_t n_outputs,
@@ -90,6 +93,7 @@ sy_status sy_cuda_swiglu_rows(sy_cuda *cu,
     job.ld = ld;
     job.n_outputs = (int)n_outputs;
     job.row_blocks = (int)row_blocks;
+    job.activation = sy_activation_of(ffn);
     cudaLaunchConfig_t config = sy_launch(cu, blocks, THREADS, 0);
     return SY_CUDA(cu, cudaLaunchKernelEx(&config, swiglu_rows, job));
 }

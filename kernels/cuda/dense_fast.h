@@ -37,9 +37,13 @@ sy_status sy_cuda_fast_multiply(sy_cuda *cu,
                                 float *out,
                                 int64_t ld,
                                 bool add);
-/* h bf16 [n_rows, n] = silu(x gate^T) * (x up^T); m of two parts. */
-sy_status
-sy_cuda_fast_swiglu(sy_cuda *cu, const sy_matrix *m, int64_t n_rows, const void *x, void *h);
+/* h bf16 [n_rows, n] = the activation of x gate^T and x up^T; m of two parts. */
+sy_status sy_cuda_fast_swiglu(sy_cuda *cu,
+                              const sy_ffn_spec *ffn,
+                              const sy_matrix *m,
+                              int64_t n_rows,
+                              const void *x,
+                              void *h);
 
 /* ---- dense_fast.cu ---- */
 
@@ -51,6 +55,7 @@ sy_cuda_unpack_tiles(sy_cuda *cu, const sy_matrix *m, int64_t tile, int64_t n_ti
 /* h bf16 [n_rows, ld] from sums f32 [n_rows, 16 n_tiles] of such tiles: outputs [0, n_outputs),
  * n_outputs <= 8 n_tiles. */
 sy_status sy_cuda_swiglu_rows(sy_cuda *cu,
+                              const sy_ffn_spec *ffn,
                               int64_t n_rows,
                               int64_t n_tiles,
                               int64_t n_outputs,

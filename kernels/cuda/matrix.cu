@@ -232,3 +232,22 @@ sy_status sy_cuda_add(sy_backend *be,
     cudaLaunchConfig_t config = sy_launch(cu, blocks, THREADS, 0);
     return SY_CUDA(cu, cudaLaunchKernelEx(&config, add_values, x, y, n));
 }
+
+/* x [rows, n] += y [n] */
+__global__ void __launch_bounds__(THREADS, 4)
+    add_to_rows(float *x, const float *y, int64_t values, int64_t n) {
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < values) x[i] += y[i % n];
+}
+
+sy_status
+sy_cuda_add_to_rows(sy_cuda *cu, int64_t n_rows, int64_t n, const float *y, float *x) {
+    int64_t values, blocks;
+    if (n_rows < 0 || n < 0 || !sy_mul_i64(n_rows, n, &values) ||
+        (blocks = sy_ceil_div(values, THREADS)) > INT32_MAX)
+        return sy_fail(SY_ERR_INTERNAL, "add: %lld rows of %lld", (long long)n_rows,
+                       (long long)n);
+    if (values == 0) return SY_OK;
+    cudaLaunchConfig_t config = sy_launch(cu, blocks, THREADS, 0);
+    return SY_CUDA(cu, cudaLaunchKernelEx(&config, add_to_rows, x, y, values, n));
+}

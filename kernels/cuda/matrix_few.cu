@@ -176,7 +176,8 @@ SY_DEVICE void multiply_tile(const sy_product &p,
                              int rows) {
     int thread = (int)threadIdx.x, warp = thread / 32, warps = warps_of_block();
     if (thread < rows)
-        sh->row[thread] = p.row == NULL ? (int32_t)row + thread : p.row[row + thread];
+        sh->row[thread] =
+            p.row == NULL ? (int32_t)sy_head_row(p, slot, row + thread) : p.row[row + thread];
     __syncthreads(); /* and the sums of the last tile have been read */
     bool joins = thread < GROUPS * 32 && thread / 32 * ROWS < rows;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -201,7 +202,7 @@ SY_DEVICE void multiply_tile(const sy_product &p,
     if (!joins) return;
     float v[4] = {sum.x, sum.y, sum.z, sum.w};
     int first = thread / 32 * ROWS;
-    sy_store_outputs(p, sy_tile_of(p, slot, tile), row + first, rows - first, v);
+    sy_store_outputs(p, slot, sy_tile_of(p, slot, tile), row + first, rows - first, v);
 }
 
 /* The scales of the rows, by every block for itself; and the normed rows, by all together. */
@@ -233,9 +234,9 @@ __global__ void __launch_bounds__(MAX_WARPS * 32, 2)
     SY_SHARED_STRUCT(few_shared<GROUPS>, sh);
     if (NORM) take_norms(p, sh);
     int tiles = p.tile_first[p.n_matrices];
-    int tasks = tiles * (p.first == NULL ? 1 : p.active[0]);
+    int tasks = tiles * (p.heads > 0 ? p.heads : p.first == NULL ? 1 : p.active[0]);
     for (int task = (int)blockIdx.x; task < tasks; task += (int)gridDim.x) {
-        int slot = 0, first = 0, rows = p.rows;
+        int slot = p.heads > 0 ? task / tiles : 0, first = 0, rows = p.rows;
         if (p.first != NULL) {
             slot = p.active[1 + task / tiles];
             first = p.first[slot];
@@ -257,7 +258,9 @@ static int warps_for(const sy_sums *sums, int groups) {
 
 template <int GROUPS> static sy_status launch(sy_cuda *cu, const sy_product *p) {
     int warps = warps_for(&p->sums, GROUPS), sms = cu->properties.multiProcessorCount;
-    int64_t tasks = (int64_t)p->tile_first[p->n_matrices] * (p->first == NULL ? 1 : p->slots);
+    int64_t tasks = (int64_t)p->tile_first[p->n_matrices] * (p->heads > 0       ? p->heads
+                                                             : p->first == NULL ? 1
+                                                                                : p->slots);
     int64_t resident = (int64_t)(sms > 0 ? sms : 1) * (WARPS_PER_SM / warps);
     size_t shared =
         offsetof(few_shared<GROUPS>, warp) + (size_t)warps * sizeof(warp_space<GROUPS>);

@@ -206,11 +206,16 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     int columns = (tiles + WARPS * TILES - 1) / (WARPS * TILES);
     int row_tile = (int)blockIdx.x / columns, column = (int)blockIdx.x % columns, slot = 0;
     int64_t first = (int64_t)row_tile * ROWS;
+    if (p.heads > 0) {
+        int tiles_of_slot = (p.rows + ROWS - 1) / ROWS;
+        slot = row_tile / tiles_of_slot;
+        first = (int64_t)(row_tile % tiles_of_slot) * ROWS;
+    }
     int rows = min(p.rows - (int)first, (int)ROWS);
     if (p.first != NULL && !find_rows(p, row_tile, ROWS, &slot, &first, &rows)) return;
     if (thread < ROWS) {
         int64_t row = first + min(thread, rows - 1);
-        sh->row[thread] = p.row == NULL ? (int32_t)row : p.row[row];
+        sh->row[thread] = p.row == NULL ? (int32_t)sy_head_row(p, slot, row) : p.row[row];
     }
     sy_tile tile[TILES];
     bool there[TILES];
@@ -228,7 +233,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
 #pragma unroll
         for (int group = 0; group < GROUPS; group++)
             if (there[i])
-                sy_store_outputs(p, tile[i], first + group * 8, rows - group * 8,
+                sy_store_outputs(p, slot, tile[i], first + group * 8, rows - group * 8,
                                  &sum.v[(i * GROUPS + group) * 4]);
 }
 
@@ -238,6 +243,7 @@ static sy_status launch(sy_cuda *cu, const sy_product *p) {
     int64_t columns = (p->tile_first[p->n_matrices] + WARPS * TILES - 1) / (WARPS * TILES);
     int64_t row_tiles = p->first == NULL ? ((int64_t)p->rows + ROWS - 1) / ROWS
                                          : (int64_t)p->rows / ROWS + p->slots;
+    if (p->heads > 0) row_tiles *= p->heads;
     sy_status st = sy_check_blocks(columns * row_tiles, "product of many rows");
     if (st != SY_OK) return st;
     cudaLaunchConfig_t config =

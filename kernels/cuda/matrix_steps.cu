@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/checked.h"
+#include "kernels/cuda/attention.h"
 #include "kernels/cuda/dense_fast.h"
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/product.h"
@@ -67,31 +68,46 @@ static sy_status multiply(sy_cuda *cu, const sy_product *p) {
     return few ? sy_cuda_multiply_few(cu, p) : sy_cuda_multiply_many(cu, p);
 }
 
-static sy_status multiply_rows_fast(sy_cuda *cu,
-                                    const sy_matrix *m,
-                                    sy_epilogue epilogue,
-                                    int64_t n_rows,
-                                    const void *x,
-                                    void *out) {
-    if (epilogue == SY_SWIGLU) return sy_cuda_fast_swiglu(cu, m, n_rows, x, out);
-    return sy_cuda_fast_multiply(cu, m, n_rows, x, (float *)out, m->n, epilogue == SY_ADD);
-}
-
-/* out = x m^T by one matrix, every row. */
+/* out = x m^T by one matrix, every row. bias: NULL or [n]. */
 static sy_status multiply_rows(sy_cuda *cu,
                                const sy_matrix *m,
                                int64_t leaf,
                                sy_epilogue epilogue,
+                               const float *bias,
                                int64_t n_rows,
                                const void *x,
                                void *out) {
     sy_product p = {};
     sy_status st = SY_OK;
-    if (sy_cuda_fast_takes(cu, m, n_rows))
-        return multiply_rows_fast(cu, m, epilogue, n_rows, x, out);
+    if (sy_cuda_fast_takes(cu, m, n_rows)) {
+        SY_TRY(sy_cuda_fast_multiply(cu, m, n_rows, x, (float *)out, m->n, epilogue == SY_ADD));
+        if (bias != NULL) SY_TRY(sy_cuda_add_to_rows(cu, n_rows, m->n, bias, (float *)out));
+        return SY_OK;
+    }
     p.epilogue = epilogue;
+    p.bias = bias;
     SY_TRY(set_sums(&p, m->k, leaf));
     SY_TRY(add_matrix(&p, m, 1, out, m->n));
+    SY_TRY(set_rows(&p, n_rows, x));
+    SY_TRY(multiply(cu, &p));
+done:
+    return st;
+}
+
+/* h bf16 = the activation of the two parts of a matrix, every row. */
+static sy_status multiply_gate_up(sy_cuda *cu,
+                                  const sy_ffn_spec *ffn,
+                                  const sy_matrix *m,
+                                  int64_t n_rows,
+                                  const void *x,
+                                  void *h) {
+    sy_product p = {};
+    sy_status st = SY_OK;
+    if (sy_cuda_fast_takes(cu, m, n_rows)) return sy_cuda_fast_swiglu(cu, ffn, m, n_rows, x, h);
+    p.epilogue = SY_SWIGLU;
+    p.activation = sy_activation_of(ffn);
+    SY_TRY(set_sums(&p, m->k, 0));
+    SY_TRY(add_matrix(&p, m, 1, h, m->n));
     SY_TRY(set_rows(&p, n_rows, x));
     SY_TRY(multiply(cu, &p));
 done:
@@ -103,8 +119,8 @@ done:
 /* Bytes of normed rows, a multiple of 256; UINT64_MAX on overflow. */
 static uint64_t normed_bytes(const sy_limits *l) {
     uint64_t rows = (uint64_t)sy_max(l->max_rows, 1), bytes;
-    if (!sy_mul_u64(rows, 2 * (uint64_t)sy_max(l->hidden, 0), &bytes) ||
-        !sy_add_u64(bytes, 255, &bytes))
+    int widest = sy_max(sy_max(l->hidden, l->mla.q_rank), 0);
+    if (!sy_mul_u64(rows, 2 * (uint64_t)widest, &bytes) || !sy_add_u64(bytes, 255, &bytes))
         return UINT64_MAX;
     return bytes - bytes % 256;
 }
@@ -235,8 +251,19 @@ sy_status sy_cuda_attn_out(sy_backend *be,
                            float *x,
                            sy_stream *s) {
     (void)s;
+    sy_cuda *cu = sy_cuda_of(be);
+    if (spec->attn.kind == SY_ATTN_MLA) return sy_cuda_latent_out(cu, spec, w, n_rows, o, x);
     int64_t group = (int64_t)spec->attn.heads / spec->attn.kv_heads * spec->attn.head_dim;
-    return multiply_rows(sy_cuda_of(be), &w->o, sy_round_up(SY_LEAF, group), SY_ADD, n_rows, o,
+    return sy_cuda_project_out(cu, w, group, n_rows, o, x);
+}
+
+sy_status sy_cuda_project_out(sy_cuda *cu,
+                              const sy_layer_weights *w,
+                              int64_t group,
+                              int64_t n_rows,
+                              const void *o,
+                              float *x) {
+    return multiply_rows(cu, &w->o, sy_round_up(SY_LEAF, group), SY_ADD, w->o_bias, n_rows, o,
                          x);
 }
 
@@ -248,12 +275,11 @@ sy_status sy_cuda_dense_ffn(sy_backend *be,
                             void *h,
                             float *y,
                             sy_stream *s) {
-    (void)spec;
     (void)s;
     sy_status st = SY_OK;
     sy_cuda *cu = sy_cuda_of(be);
-    SY_TRY(multiply_rows(cu, &w->ffn_gate_up, 0, SY_SWIGLU, n_rows, xn, h));
-    SY_TRY(multiply_rows(cu, &w->ffn_down, SY_LEAF, SY_STORE, n_rows, h, y));
+    SY_TRY(multiply_gate_up(cu, &spec->ffn, &w->ffn_gate_up, n_rows, xn, h));
+    SY_TRY(multiply_rows(cu, &w->ffn_down, SY_LEAF, SY_STORE, NULL, n_rows, h, y));
 done:
     return st;
 }
@@ -270,6 +296,29 @@ static sy_status check_slots(const sy_matrix *m, int n_slots, int64_t *stride) {
             (const char *)m[i].data != (const char *)m[0].data + i * *stride * 16)
             return sy_fail(SY_ERR_INTERNAL, "experts: slot %d is not laid out as the first", i);
     return SY_OK;
+}
+
+sy_status sy_cuda_multiply_heads(sy_cuda *cu,
+                                 const sy_matrix *m,
+                                 int heads,
+                                 int64_t n_rows,
+                                 const void *x,
+                                 void *out,
+                                 int64_t ld) {
+    sy_product p = {};
+    sy_status st = SY_OK;
+    int64_t all_rows;
+    if (heads < 1 || !sy_mul_i64(n_rows, heads, &all_rows) || all_rows > INT32_MAX / 2)
+        SY_FAIL(SY_ERR_INTERNAL, "product: %lld rows of %d heads", (long long)n_rows, heads);
+    p.epilogue = SY_ROUND;
+    p.heads = heads;
+    SY_TRY(check_slots(m, heads, &p.stride));
+    SY_TRY(set_sums(&p, m->k, 0));
+    SY_TRY(add_matrix(&p, m, heads, out, ld));
+    SY_TRY(set_rows(&p, n_rows, x));
+    SY_TRY(multiply(cu, &p));
+done:
+    return st;
 }
 
 /* The rows of each slot, and which slots have any, from the host to the device. */
@@ -297,21 +346,21 @@ done:
     return st;
 }
 
+/* `like` says what becomes of the sums. */
 static sy_status multiply_experts(sy_cuda *cu,
+                                  const sy_product *like,
                                   const sy_matrix *m,
                                   int n_slots,
                                   int64_t leaf,
-                                  sy_epilogue epilogue,
                                   const sy_expert_rows *rows,
                                   bool gathered,
                                   const void *x,
                                   void *out) {
-    sy_product p = {};
+    sy_product p = *like;
     sy_status st = SY_OK;
     if (rows->n_slots < 0 || rows->n_slots > n_slots)
         SY_FAIL(SY_ERR_INTERNAL, "experts: rows of %d slots of %d", rows->n_slots, n_slots);
     if (rows->n_slots == 0 || rows->n_pairs == 0) return SY_OK;
-    p.epilogue = epilogue;
     SY_TRY(check_slots(m, rows->n_slots, &p.stride));
     SY_TRY(set_sums(&p, m->k, leaf));
     SY_TRY(add_matrix(&p, m, rows->n_slots, out, m->n));
@@ -335,12 +384,18 @@ sy_status sy_cuda_experts_up(sy_backend *be,
                              const sy_expert_rows *rows,
                              void *h,
                              sy_stream *s) {
-    (void)spec;
     (void)s;
-    return multiply_experts(sy_cuda_of(be), w->gate_up, w->n_slots, 0, SY_SWIGLU, rows, true,
+    sy_product like = {};
+    if (spec->ffn.expert_bias && w->gate_up_bias == NULL && rows->n_pairs > 0)
+        return sy_fail(SY_ERR_INTERNAL, "experts_up: the biases are missing");
+    like.epilogue = SY_SWIGLU;
+    like.activation = sy_activation_of(&spec->ffn);
+    like.bias = spec->ffn.expert_bias ? w->gate_up_bias : NULL;
+    return multiply_experts(sy_cuda_of(be), &like, w->gate_up, w->n_slots, 0, rows, true,
                             rows->x, h);
 }
 
+/* The bias comes behind the leaves, so that the router's weight multiplies it too. */
 sy_status sy_cuda_experts_down(sy_backend *be,
                                const sy_layer_spec *spec,
                                const sy_layer_weights *w,
@@ -348,8 +403,12 @@ sy_status sy_cuda_experts_down(sy_backend *be,
                                const void *h,
                                float *y,
                                sy_stream *s) {
-    (void)spec;
     (void)s;
-    return multiply_experts(sy_cuda_of(be), w->down, w->n_slots, SY_LEAF, SY_STORE, rows, false,
-                            h, y);
+    sy_product like = {};
+    if (spec->ffn.expert_bias && w->down_bias == NULL && rows->n_pairs > 0)
+        return sy_fail(SY_ERR_INTERNAL, "experts_down: the biases are missing");
+    like.epilogue = SY_STORE;
+    like.bias = spec->ffn.expert_bias ? w->down_bias : NULL;
+    return multiply_experts(sy_cuda_of(be), &like, w->down, w->n_slots, SY_LEAF, rows, false, h,
+                            y);
 }

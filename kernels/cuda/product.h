@@ -12,8 +12,15 @@ enum { SY_PRODUCT_MATRICES = 3 };
 typedef enum sy_epilogue {
     SY_STORE, /* out f32 = y */
     SY_ADD,   /* out f32 += y */
-    SY_SWIGLU /* out bf16 = silu(gate) * up */
+    SY_ROUND, /* out bf16 = y */
+    SY_SWIGLU /* out bf16 = the activation of gate and up */
 } sy_epilogue;
+
+/* silu(gate) * up, or the clamped form, see sy_ffn_act. */
+typedef struct sy_activation {
+    bool clamped;
+    float alpha, limit;
+} sy_activation;
 
 typedef struct sy_product {
     /* The matrices share k and dtype; their tiles are counted through. */
@@ -25,6 +32,8 @@ typedef struct sy_product {
     void *out[SY_PRODUCT_MATRICES]; /* [rows, ld] */
     int64_t ld[SY_PRODUCT_MATRICES];
     sy_epilogue epilogue;
+    sy_activation activation; /* of SY_SWIGLU */
+    const float *bias; /* NULL, or added to y first: [slots][parts][n] of the only matrix */
     sy_sums sums;
 
     /* Row p of the product reads row row[p] of x [., k], or row p if row is NULL. */
@@ -43,9 +52,17 @@ typedef struct sy_product {
     int rows, slots;
     const int32_t *first, *active;
     int64_t stride;
+    /* Or, if not 0, as many slots that take every row each: row r of slot s reads row
+     * r * heads + s of x and makes that row of out. */
+    int heads;
 } sy_product;
 
 enum { SY_FUSED_ROWS = 4 };
+
+static inline sy_activation sy_activation_of(const sy_ffn_spec *ffn) {
+    sy_activation a = {ffn->act == SY_ACT_SWIGLU_CLAMPED, ffn->act_alpha, ffn->act_limit};
+    return a;
+}
 
 /* One tile of 16 outputs: which matrix it belongs to, and where. */
 typedef struct sy_tile {
@@ -65,35 +82,70 @@ SY_DEVICE sy_tile sy_tile_of(const sy_product &p, int slot, int tile) {
     return out;
 }
 
-/* silu(gate) * up; the exponential is the device's, good to 2^-22. */
-SY_DEVICE float sy_swiglu(float gate, float up) {
-    return gate / (1.0f + sy_exp2(gate * -1.44269504088896341f)) * up;
+/* The exponential is the device's, good to 2^-22. Limits are comparisons that a NaN passes. */
+SY_DEVICE float sy_swiglu(const sy_activation &act, float gate, float up) {
+    float slope = 1.44269504088896341f;
+    if (act.clamped) {
+        gate = gate > act.limit ? act.limit : gate;
+        up = up < -act.limit ? -act.limit : up;
+        up = (up > act.limit ? act.limit : up) + 1.0f;
+        slope *= act.alpha;
+    }
+    return gate / (1.0f + sy_exp2(gate * -slope)) * up;
+}
+
+/* Row r of a slot, as rows of x and of out are counted where p.heads says how. */
+SY_DEVICE int64_t sy_head_row(const sy_product &p, int slot, int64_t r) {
+    return p.heads == 0 ? r : r * p.heads + slot;
+}
+
+/* One output. */
+SY_DEVICE void sy_store_output(const sy_product &p,
+                               const float *bias,
+                               void *out,
+                               int64_t at,
+                               int64_t n,
+                               float v) {
+    if (bias != NULL) v += bias[n];
+    if (p.epilogue == SY_ROUND) {
+        ((uint16_t *)out)[at + n] = sy_float_bf16(v);
+        return;
+    }
+    float *to = (float *)out + at + n;
+    *to = p.epilogue == SY_ADD ? *to + v : v;
 }
 
 /* Stores what a lane holds of a tile and 8 rows (operand C of the mma): outputs g and g + 8 of
  * rows 2 t and 2 t + 1. `row` is the first of the eight, of which `rows` are there. */
 SY_DEVICE void sy_store_outputs(const sy_product &p,
+                                int slot,
                                 const sy_tile &tile,
                                 int64_t row,
                                 int rows,
                                 const float v[4]) {
     int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
+    bool pairs = p.epilogue == SY_SWIGLU;
+    const float *bias = p.bias;
+    if (bias != NULL) bias += slot * (pairs ? 2 : 1) * tile.n;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         if (2 * t + i >= rows) continue;
-        int64_t at = (row + 2 * t + i) * tile.ld;
-        if (p.epilogue == SY_SWIGLU) {
+        int64_t at = sy_head_row(p, slot, row + 2 * t + i) * tile.ld;
+        if (pairs) {
             int64_t n = tile.tile * (SY_TILE_N / 2) + g;
-            if (n < tile.n)
-                ((uint16_t *)tile.out)[at + n] = sy_float_bf16(sy_swiglu(v[i], v[i + 2]));
+            if (n >= tile.n) continue;
+            float gate = v[i], up = v[i + 2];
+            if (bias != NULL) {
+                gate += bias[n];
+                up += bias[tile.n + n];
+            }
+            ((uint16_t *)tile.out)[at + n] = sy_float_bf16(sy_swiglu(p.activation, gate, up));
             continue;
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             int64_t n = tile.tile * SY_TILE_N + g + 8 * half;
-            if (n >= tile.n) continue;
-            float *out = (float *)tile.out + at + n;
-            *out = p.epilogue == SY_ADD ? *out + v[i + 2 * half] : v[i + 2 * half];
+            if (n < tile.n) sy_store_output(p, bias, tile.out, at, n, v[i + 2 * half]);
         }
     }
 }

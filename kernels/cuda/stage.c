@@ -198,14 +198,18 @@ sy_status sy_cuda_pack(sy_backend *be,
                        int part,
                        int64_t row0,
                        int64_t n_rows,
-                       const void *src,
-                       sy_dtype src_dtype) {
+                       const sy_weight_source *src) {
     sy_cuda *cu = sy_cuda_of(be);
-    int64_t row_bytes = m->k * sy_dtype_bits(src_dtype) / 8;
+    if (sy_is_quantised(m->dtype) || sy_is_quantised(src->dtype))
+        return sy_fail(
+            SY_ERR_UNSUPPORTED,
+            "--device cuda has no kernels for quantised weights (%s); --device cpu does",
+            sy_dtype_name(src->dtype));
+    int64_t row_bytes = m->k * sy_dtype_bits(src->dtype) / 8;
     if (n_rows == 0 || m->k == 0) return SY_OK;
-    slot *s = slot_of(cu->loading, src);
+    slot *s = slot_of(cu->loading, src->codes);
     if (s != NULL)
-        return pack_slot(cu->loading, s, src, (uint64_t)(n_rows * row_bytes), m, part, row0,
-                         n_rows, src_dtype);
-    return pack_ordinary(cu, m, part, row0, n_rows, src, src_dtype, row_bytes);
+        return pack_slot(cu->loading, s, src->codes, (uint64_t)(n_rows * row_bytes), m, part,
+                         row0, n_rows, src->dtype);
+    return pack_ordinary(cu, m, part, row0, n_rows, src->codes, src->dtype, row_bytes);
 }

@@ -1,13 +1,15 @@
 /* Arbitrary bytes as text for tokenizers that have every component. The first byte chooses the
  * tokenizer and the flags. Checked: decoding gives the text back (its U+FFFD form) where nothing
- * normalises it, and ids put out one by one decode as they do at once. */
+ * normalises it, ids put out one by one decode as they do at once, and a text that falls into
+ * words at its seams has the ids that it has as one word. */
 #include <stdint.h>
 #include <stdlib.h>
 
-#include "runtime/tokenizer_parts.h"
+#include "runtime/tokenizer_read.h"
 #include "runtime/utf8.h"
 
-enum { N_KINDS = 3 };
+/* The first three are byte-level, two start from characters, the last has ranks. */
+enum { N_KINDS = 6, FIRST_OF_TEXT = 3, RANKS = 5, LOSSLESS = 1 };
 
 #define SPLIT_WORDS                                                                            \
     "{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{\"Regex\":"                    \
@@ -15,7 +17,7 @@ enum { N_KINDS = 3 };
     "\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+\"}}"
 #define BYTES "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
 
-static const char *const pre_tokenizers[N_KINDS] = {
+static const char *const pre_tokenizers[FIRST_OF_TEXT] = {
     "{\"type\":\"Sequence\",\"pretokenizers\":[" SPLIT_WORDS "," BYTES "]}",
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}",
     "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Digits\",\"individual_digits\":true}"
@@ -59,7 +61,64 @@ static json_t *make_model(void) {
     return model;
 }
 
+static const char prepend[] =
+    "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\",\"prepend\":\"_\"},"
+    "{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"_\"}]}";
+static const char metaspace[] = "{\"type\":\"Metaspace\",\"replacement\":\"_\",\"prepend_"
+                                "scheme\":\"first\",\"split\":false}";
+static const char fallback_decoder[] =
+    "{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"_\"},"
+    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},"
+    "{\"type\":\"Strip\",\"content\":\" \",\"start\":1,\"stop\":0}]}";
+
+/* A few characters with merges, some of them across spaces; the 256 bytes. */
+static json_t *make_text_model(void) {
+    json_t *model =
+        parse("{\"vocab\":{\"<unk>\":256,\"a\":257,\"b\":258,\"_\":259,\"\xc3\xa9\":260,"
+              "\"ab\":261,\"_a\":262,\"b_\":263,\"_ab_\":264,\"aa\":265,\"__\":266},"
+              "\"merges\":[\"a b\",\"_ a\",\"b _\",\"_a b_\",\"a a\",\"_ _\"],"
+              "\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true}");
+    for (int b = 0; b < 256; b++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", (unsigned)b);
+        json_object_set_new(json_object_get(model, "vocab"), name, json_integer(b));
+    }
+    return model;
+}
+
+static sy_tokenizer *make_of_text(int kind) {
+    sy_tokenizer *t = NULL;
+    json_t *root = json_object();
+    bool prepends = kind == FIRST_OF_TEXT;
+    json_object_set_new(root, "model", make_text_model());
+    json_object_set_new(root, prepends ? "normalizer" : "pre_tokenizer",
+                        parse(prepends ? prepend : metaspace));
+    json_object_set_new(root, "decoder", parse(prepends ? fallback_decoder : metaspace));
+    json_object_set_new(root, "added_tokens",
+                        parse("[{\"id\":267,\"content\":\"<s>\",\"special\":true}]"));
+    if (sy_tokenizer_from_json(root, NULL, 0, &t) != SY_OK || t->seams.joined == NULL) abort();
+    json_decref(root);
+    return t;
+}
+
+/* The bytes alone, and the tokens "ab" and "abab". */
+static sy_tokenizer *make_of_ranks(void) {
+    static const char digits[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    char text[4096];
+    size_t n = 0;
+    sy_tokenizer *t = NULL;
+    for (int b = 0; b < 256; b++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%c%c== %d\n", digits[b >> 2],
+                              digits[b << 4 & 63], b);
+    n += (size_t)snprintf(text + n, sizeof text - n, "YWI= 256\nYWJhYg== 257\n");
+    if (sy_tokenizer_from_tiktoken(text, n, NULL, 0, &t) != SY_OK) abort();
+    return t;
+}
+
 static sy_tokenizer *make_tokenizer(int kind) {
+    if (kind == RANKS) return make_of_ranks();
+    if (kind >= FIRST_OF_TEXT) return make_of_text(kind);
     sy_tokenizer *t = NULL;
     char list[1024];
     json_t *root = json_object();
@@ -77,6 +136,21 @@ static sy_tokenizer *make_tokenizer(int kind) {
 
 static bool same(const sy_text *a, const sy_text *b) {
     return a->n == b->n && (a->n == 0 || memcmp(a->data, b->data, a->n) == 0);
+}
+
+/* The ids without the help of seams. */
+static void check_seams(sy_tokenizer *t, const char *text, size_t size, unsigned flags) {
+    sy_ids with = {0}, without = {0};
+    sy_seams seams = t->seams;
+    if (sy_tokenizer_encode(t, text, size, flags, &with) != SY_OK) goto done; /* refused */
+    t->seams.joined = NULL;
+    if (sy_tokenizer_encode(t, text, size, flags, &without) != SY_OK) abort();
+    if (with.n != without.n || (with.n > 0 && memcmp(with.id, without.id, with.n * 4) != 0))
+        abort();
+done:
+    t->seams = seams;
+    sy_ids_free(&with);
+    sy_ids_free(&without);
 }
 
 static void
@@ -107,7 +181,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             tokenizers[k] = make_tokenizer(k);
     if (size == 0) return 0;
     int kind = data[0] % N_KINDS;
-    unsigned flags = data[0] / N_KINDS % 4;
-    check(tokenizers[kind], kind == 1, (const char *)data + 1, size - 1, flags);
+    unsigned flags = data[0] / N_KINDS % 8;
+    const char *text = (const char *)data + 1;
+    bool lossless = kind == LOSSLESS || kind == RANKS;
+    check(tokenizers[kind], lossless, text, size - 1, flags);
+    if (tokenizers[kind]->seams.joined != NULL)
+        check_seams(tokenizers[kind], text, size - 1, flags);
     return 0;
 }

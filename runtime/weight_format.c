@@ -1,0 +1,370 @@
+/* In which format a weight is, by the tensors that are there: names, dtypes and shapes decide; the
+ * config is asked only for what they cannot tell, and must not contradict. The tensors of a
+ * quantised weight are described in each function, [rows, columns] of the file. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "runtime/binder.h"
+#include "runtime/weight_dummy.h"
+
+/* A tensor of the module: "experts.3.down_proj" and ".weight_scale". */
+static const sy_tensor_entry *find_part(sy_binder *b, const char *module, const char *part) {
+    char name[SY_NAME_CHARS + 32];
+    snprintf(name, sizeof name, "%s.%s", module, part);
+    return sy_binder_find(b, name);
+}
+
+static sy_status
+require_part(sy_binder *b, const char *module, const char *part, const sy_tensor_entry **out) {
+    *out = find_part(b, module, part);
+    if (*out != NULL) return SY_OK;
+    return sy_fail(SY_ERR_FORMAT, "%s: tensor \"%s.%s\" is missing", b->checkpoint->directory,
+                   module, part);
+}
+
+static sy_status refuse(const sy_binder *b, const sy_tensor_entry *t, const char *expected) {
+    return sy_fail(SY_ERR_UNSUPPORTED, "%s/%s: tensor \"%s\" has dtype %s; expected %s",
+                   b->checkpoint->directory, b->checkpoint->file_name[t->file], t->name,
+                   sy_dtype_name(t->dtype), expected);
+}
+
+static bool has_shape(const sy_tensor_entry *t, int rank, int64_t first, int64_t second) {
+    return t->rank == rank && (rank < 1 || t->shape[0] == first) &&
+           (rank < 2 || t->shape[1] == second);
+}
+
+static bool is_single(const sy_tensor_entry *t) {
+    return has_shape(t, 0, 0, 0) || has_shape(t, 1, 1, 0) || has_shape(t, 2, 1, 1);
+}
+
+/* One float32 that goes with a whole matrix. */
+static sy_status
+read_factor(sy_binder *b, const sy_tensor_entry *t, sy_factor use, sy_quant *quant) {
+    float value = 1;
+    if (t->dtype != SY_F32 || !is_single(t)) return refuse(b, t, "a single F32");
+    quant->use_factor = use;
+    if (b->list != NULL) {
+        sy_status st = sy_checkpoint_read(b->checkpoint, t, 0, sizeof value, &value);
+        if (st != SY_OK) return st;
+    }
+    if (!(value > 0 && value < INFINITY))
+        return sy_fail(SY_ERR_FORMAT,
+                       "%s/%s: tensor \"%s\": expected a number above 0, found %g",
+                       b->checkpoint->directory, b->checkpoint->file_name[t->file], t->name,
+                       (double)value);
+    quant->factor[0] = value;
+    return SY_OK;
+}
+
+/* weight e4m3 [n, k]; scales for blocks of 128 x 128, for each output, or for all. */
+static sy_status
+find_fp8(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) {
+    static const char *const names[] = {"weight_scale_inv", "weight_scale", "qscale_weight"};
+    sy_status st = SY_OK;
+    const sy_tensor_entry *s = NULL;
+    int64_t blocks[2] = {sy_ceil_div(n, 128), sy_ceil_div(k, 128)};
+    for (size_t i = 0; i < sizeof names / sizeof *names && s == NULL; i++)
+        s = find_part(b, module, names[i]);
+    if (s == NULL) SY_TRY(require_part(b, module, names[0], &s));
+    if (s->dtype != SY_F32 && s->dtype != SY_BF16 && s->dtype != SY_F16 &&
+        s->dtype != SY_F8_E8M0)
+        SY_TRY(refuse(b, s, "F32, BF16, F16 or F8_E8M0"));
+    out->quant = (sy_quant){.scale = s->dtype};
+    if (is_single(s)) {
+        out->quant.outputs = 0;
+    } else if (has_shape(s, 1, n, 0) || has_shape(s, 2, n, 1)) {
+        out->quant.outputs = 1;
+    } else {
+        SY_TRY(sy_binder_check_shape(b, s, 2, blocks));
+        out->quant.group = out->quant.outputs = 128;
+    }
+    out->scales = s;
+done:
+    return st;
+}
+
+/* weight u8 [n, k / 2], two codes a byte; scales e4m3 [n, k / 16] and one float32 that multiplies
+ * (modelopt's weight_scale_2) or divides (compressed-tensors' weight_global_scale). */
+static sy_status find_nvfp4(sy_binder *b,
+                            const char *module,
+                            const char *factor,
+                            sy_factor use,
+                            int64_t n,
+                            int64_t k,
+                            sy_piece *out) {
+    sy_status st = SY_OK;
+    const sy_tensor_entry *s, *f;
+    SY_TRY(require_part(b, module, "weight_scale", &s));
+    if (s->dtype != SY_F8_E4M3) SY_TRY(refuse(b, s, "F8_E4M3"));
+    SY_TRY(sy_binder_check_shape(b, s, 2, (int64_t[]){n, sy_ceil_div(k, 16)}));
+    SY_TRY(require_part(b, module, factor, &f));
+    out->dtype = SY_F4;
+    out->quant = (sy_quant){.scale = SY_F8_E4M3, .group = 16, .outputs = 1};
+    out->scales = s;
+    SY_TRY(read_factor(b, f, use, &out->quant));
+done:
+    return st;
+}
+
+/* Scales e8m0 [n, k / 32], as bytes or as what they are. */
+static sy_status
+find_mxfp4(sy_binder *b, const sy_tensor_entry *s, int64_t n, int64_t k, sy_piece *out) {
+    out->dtype = SY_F4;
+    out->quant = (sy_quant){.scale = SY_F8_E8M0, .group = 32, .outputs = 1};
+    out->scales = s;
+    return sy_binder_check_shape(b, s, 2, (int64_t[]){n, sy_ceil_div(k, 32)});
+}
+
+static sy_status check_group(const sy_binder *b, const sy_tensor_entry *s, int64_t group) {
+    if (group == 0 || group == 16 || group == 32 || group == 64 || group == 128) return SY_OK;
+    return sy_fail(SY_ERR_UNSUPPORTED,
+                   "%s/%s: tensor \"%s\": groups of %lld values; expected 16, 32, 64 or 128",
+                   b->checkpoint->directory, b->checkpoint->file_name[s->file], s->name,
+                   (long long)group);
+}
+
+static sy_status check_int4_scales(const sy_binder *b, const sy_tensor_entry *s) {
+    if (s->dtype == SY_BF16 || s->dtype == SY_F16 || s->dtype == SY_F32) return SY_OK;
+    return refuse(b, s, "BF16, F16 or F32");
+}
+
+/* What the packer says the weight's shape was. */
+static sy_status
+check_said_shape(sy_binder *b, const sy_tensor_entry *t, int64_t n, int64_t k) {
+    sy_status st = SY_OK;
+    int64_t said[2] = {n, k};
+    int32_t narrow[2];
+    if (t->dtype != SY_I64 && t->dtype != SY_I32) SY_TRY(refuse(b, t, "I64 or I32"));
+    SY_TRY(sy_binder_check_shape(b, t, 1, (int64_t[]){2}));
+    if (b->list == NULL) goto done;
+    if (t->dtype == SY_I64) {
+        SY_TRY(sy_checkpoint_read(b->checkpoint, t, 0, sizeof said, said));
+    } else {
+        SY_TRY(sy_checkpoint_read(b->checkpoint, t, 0, sizeof narrow, narrow));
+        said[0] = narrow[0];
+        said[1] = narrow[1];
+    }
+    if (said[0] != n || said[1] != k)
+        SY_FAIL(SY_ERR_FORMAT,
+                "%s/%s: tensor \"%s\": expected (%lld, %lld), found (%lld, %lld)",
+                b->checkpoint->directory, b->checkpoint->file_name[t->file], t->name,
+                (long long)n, (long long)k, (long long)said[0], (long long)said[1]);
+done:
+    return st;
+}
+
+/* weight_packed i32 [n, k / 8], eight codes a word; scales [n, k / group]; weight_shape (n, k);
+ * with zero points, packed along the outputs: i32 [n / 8, k / group]. */
+static sy_status
+find_int4(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) {
+    sy_status st = SY_OK;
+    const sy_quantization *q = &b->spec->quant;
+    const sy_tensor_entry *s, *shape;
+    int64_t group = q->scales == SY_QUANT_PER_GROUP ? q->group : 0;
+    int64_t n_groups = group == 0 ? 1 : sy_ceil_div(k, group);
+    if (q->values != SY_QUANT_INT4 || q->act_order)
+        SY_FAIL(SY_ERR_UNSUPPORTED,
+                "%s: \"%s\" is packed in integers; only those of 4 bits, in the order of the "
+                "inputs, are supported",
+                b->checkpoint->directory, module);
+    SY_TRY(sy_binder_check_shape(b, out->codes, 2, (int64_t[]){n, sy_ceil_div(k, 8)}));
+    SY_TRY(require_part(b, module, "weight_scale", &s));
+    SY_TRY(check_int4_scales(b, s));
+    SY_TRY(check_group(b, s, group));
+    SY_TRY(sy_binder_check_shape(b, s, 2, (int64_t[]){n, n_groups}));
+    SY_TRY(require_part(b, module, "weight_shape", &shape));
+    SY_TRY(check_said_shape(b, shape, n, k));
+    out->dtype = SY_U4;
+    out->quant = (sy_quant){.scale = s->dtype, .group = (int)group, .outputs = 1};
+    out->scales = s;
+    out->zeros = find_part(b, module, "weight_zero_point");
+    if (out->zeros == NULL) goto done;
+    if (out->zeros->dtype != SY_I32) SY_TRY(refuse(b, out->zeros, "I32"));
+    SY_TRY(sy_binder_check_shape(b, out->zeros, 2, (int64_t[]){sy_ceil_div(n, 8), n_groups}));
+    out->quant.zeros = true;
+done:
+    return st;
+}
+
+static sy_status
+find_packed(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) {
+    sy_status st = SY_OK;
+    if (out->codes->dtype == SY_I32) {
+        SY_TRY(find_int4(b, module, n, k, out));
+    } else if (out->codes->dtype == SY_U8) {
+        const sy_tensor_entry *s;
+        SY_TRY(sy_binder_check_shape(b, out->codes, 2, (int64_t[]){n, sy_ceil_div(k, 2)}));
+        SY_TRY(require_part(b, module, "weight_scale", &s));
+        if (s->dtype == SY_U8 || s->dtype == SY_F8_E8M0)
+            SY_TRY(find_mxfp4(b, s, n, k, out));
+        else
+            SY_TRY(find_nvfp4(b, module, "weight_global_scale", SY_FACTOR_OVER, n, k, out));
+    } else {
+        SY_TRY(refuse(b, out->codes, "I32 or U8"));
+    }
+done:
+    return st;
+}
+
+/* qweight i32, eight codes a word: AWQ [k, n / 8], GPTQ [k / 8, n]; qzeros i32 [k / group, n / 8];
+ * scales f16 [k / group, n]; GPTQ also g_idx i32 [k], the group of each input. */
+static sy_status
+find_by_inputs(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) {
+    sy_status st = SY_OK;
+    const sy_quantization *q = &b->spec->quant;
+    const sy_tensor_entry *codes = out->codes, *s, *z;
+    bool awq = q->method == SY_QUANT_AWQ;
+    int64_t group = q->group > 0 ? q->group : k;
+    if ((!awq && q->method != SY_QUANT_GPTQ) || q->values != SY_QUANT_INT4)
+        SY_FAIL(SY_ERR_UNSUPPORTED,
+                "%s: \"%s\" is packed as AWQ or GPTQ do, which the config does not say, or not "
+                "in 4 bits",
+                b->checkpoint->directory, codes->name);
+    if (n % 8 != 0 || k % 8 != 0)
+        SY_FAIL(SY_ERR_FORMAT, "%s: \"%s\": %lld x %lld values cannot be packed by 8",
+                b->checkpoint->directory, codes->name, (long long)k, (long long)n);
+    if (codes->dtype != SY_I32) SY_TRY(refuse(b, codes, "I32"));
+    SY_TRY(sy_binder_check_shape(b, codes, 2, (int64_t[]){awq ? k : k / 8, awq ? n / 8 : n}));
+    SY_TRY(require_part(b, module, "scales", &s));
+    SY_TRY(check_int4_scales(b, s));
+    SY_TRY(check_group(b, s, q->group > 0 ? group : 0));
+    SY_TRY(sy_binder_check_shape(b, s, 2, (int64_t[]){sy_ceil_div(k, group), n}));
+    SY_TRY(require_part(b, module, "qzeros", &z));
+    if (z->dtype != SY_I32) SY_TRY(refuse(b, z, "I32"));
+    SY_TRY(sy_binder_check_shape(b, z, 2, (int64_t[]){sy_ceil_div(k, group), n / 8}));
+    out->dtype = SY_U4;
+    out->quant = (sy_quant){
+        .scale = s->dtype, .group = q->group > 0 ? q->group : 0, .outputs = 1, .zeros = true};
+    out->scales = s;
+    out->zeros = z;
+    out->order = awq ? SY_INT4_AWQ : q->gptq_v2 ? SY_INT4_GPTQ_V2 : SY_INT4_GPTQ;
+    out->groups = awq ? NULL : find_part(b, module, "g_idx");
+    if (out->groups == NULL) goto done;
+    if (out->groups->dtype != SY_I32) SY_TRY(refuse(b, out->groups, "I32"));
+    SY_TRY(sy_binder_check_shape(b, out->groups, 1, &k));
+done:
+    return st;
+}
+
+static sy_status
+find_plain_or_coded(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) {
+    sy_status st = SY_OK;
+    const sy_tensor_entry *w = out->codes;
+    out->dtype = w->dtype;
+    switch (w->dtype) {
+    case SY_F32:
+    case SY_F16:
+    case SY_BF16:
+        SY_TRY(sy_binder_check_shape(b, w, 2, (int64_t[]){n, k}));
+        break;
+    case SY_F8_E4M3:
+        SY_TRY(sy_binder_check_shape(b, w, 2, (int64_t[]){n, k}));
+        SY_TRY(find_fp8(b, module, n, k, out));
+        break;
+    case SY_U8:
+        SY_TRY(sy_binder_check_shape(b, w, 2, (int64_t[]){n, sy_ceil_div(k, 2)}));
+        SY_TRY(find_nvfp4(b, module, "weight_scale_2", SY_FACTOR_TIMES, n, k, out));
+        break;
+    default:
+        SY_TRY(refuse(b, w, "F32, F16, BF16, F8_E4M3 or packed U8"));
+    }
+done:
+    return st;
+}
+
+/* The format that such weights are published in by this config; plain where the kernels know no
+ * such format. Mixed checkpoints are taken for NVFP4, what ModelOpt makes of such models. */
+static void
+give_published_format(const sy_binder *b, sy_weight_kind kind, int64_t k, sy_piece *out) {
+    const sy_quantization *q = &b->spec->quant;
+    int outputs = q->scales == SY_QUANT_PER_CHANNEL ? 1 : 0;
+    if (!sy_is_published_quantised(q, kind.part, kind.role)) return;
+    switch (q->values) {
+    case SY_QUANT_E4M3:
+        out->dtype = SY_F8_E4M3;
+        out->quant = (sy_quant){.scale = SY_F32, .outputs = outputs};
+        if (q->scales == SY_QUANT_PER_BLOCK) out->quant.group = out->quant.outputs = 128;
+        break;
+    case SY_QUANT_INT4:
+        out->dtype = SY_U4;
+        out->quant = (sy_quant){.scale = SY_BF16,
+                                .group = q->scales == SY_QUANT_PER_GROUP ? q->group : 0,
+                                .outputs = 1,
+                                .zeros = q->zero_points};
+        break;
+    case SY_QUANT_E2M1_MX:
+        out->dtype = SY_F4;
+        out->quant = (sy_quant){.scale = SY_F8_E8M0, .group = 32, .outputs = 1};
+        break;
+    case SY_QUANT_E2M1_NV:
+    case SY_QUANT_MIXED:
+        out->dtype = SY_F4;
+        out->quant = (sy_quant){
+            .scale = SY_F8_E4M3, .group = 16, .outputs = 1, .use_factor = SY_FACTOR_TIMES};
+        break;
+    case SY_QUANT_INT8:
+        break;
+    }
+    out->quant.factor[0] = sy_weight_dummy_factor(out->dtype, &out->quant, k);
+}
+
+sy_status sy_binder_weight(sy_binder *b,
+                           sy_weight_kind kind,
+                           const char *module,
+                           int64_t n,
+                           int64_t k,
+                           sy_piece *out) {
+    sy_status st = SY_OK;
+    char name[SY_NAME_CHARS + 8];
+    snprintf(name, sizeof name, "%s.weight", module);
+    *out =
+        (sy_piece){.seed = sy_binder_seed(name), .width = k, .row_step = 1, .dtype = SY_BF16};
+    if (b->checkpoint == NULL) {
+        give_published_format(b, kind, k, out);
+        return SY_OK;
+    }
+    if ((out->codes = find_part(b, module, "weight")) != NULL)
+        SY_TRY(find_plain_or_coded(b, module, n, k, out));
+    else if ((out->codes = find_part(b, module, "weight_packed")) != NULL)
+        SY_TRY(find_packed(b, module, n, k, out));
+    else if ((out->codes = find_part(b, module, "qweight")) != NULL)
+        SY_TRY(find_by_inputs(b, module, n, k, out));
+    else
+        SY_TRY(require_part(b, module, "weight", &out->codes));
+done:
+    return st;
+}
+
+sy_status sy_binder_blocks(sy_binder *b,
+                           const char *tensor,
+                           int64_t experts,
+                           int64_t n,
+                           int64_t k,
+                           sy_piece *out) {
+    sy_status st = SY_OK;
+    char name[SY_NAME_CHARS + 8];
+    *out = (sy_piece){.width = k,
+                      .row_step = 1,
+                      .dtype = SY_F4,
+                      .quant = {.scale = SY_F8_E8M0, .group = 32, .outputs = 1}};
+    if (k % 32 != 0)
+        SY_FAIL(SY_ERR_FORMAT, "%s: \"%s_blocks\": %lld values are no blocks of 32",
+                b->checkpoint->directory, tensor, (long long)k);
+    snprintf(name, sizeof name, "%s_blocks", tensor);
+    out->codes = sy_binder_find(b, name);
+    if (out->codes == NULL)
+        SY_FAIL(SY_ERR_FORMAT, "%s: tensor \"%s\" is missing", b->checkpoint->directory, name);
+    if (out->codes->dtype != SY_U8) SY_TRY(refuse(b, out->codes, "U8"));
+    SY_TRY(sy_binder_check_shape(b, out->codes, 4, (int64_t[]){experts, n, k / 32, 16}));
+    snprintf(name, sizeof name, "%s_scales", tensor);
+    out->scales = sy_binder_find(b, name);
+    if (out->scales == NULL)
+        SY_FAIL(SY_ERR_FORMAT, "%s: tensor \"%s\" is missing", b->checkpoint->directory, name);
+    if (out->scales->dtype != SY_U8 && out->scales->dtype != SY_F8_E8M0)
+        SY_TRY(refuse(b, out->scales, "U8 or F8_E8M0"));
+    SY_TRY(sy_binder_check_shape(b, out->scales, 3, (int64_t[]){experts, n, k / 32}));
+done:
+    return st;
+}

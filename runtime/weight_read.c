@@ -1,0 +1,288 @@
+#include "runtime/weight_read.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/int4.h"
+#include "runtime/weight_decode.h"
+
+enum { BLOCK_ROWS = 128, ALIGNMENT = 64 };
+
+static bool is_quantised(const sy_bind_item *item) {
+    return sy_is_quantised(item->from.dtype);
+}
+
+/* Codes that are decoded, since the matrix is not kept in their format. */
+static bool is_decoded(const sy_bind_item *item) {
+    return is_quantised(item) && !sy_is_quantised(item->matrix->dtype);
+}
+
+/* What needs all rows at once. */
+static bool is_whole(const sy_bind_item *item) {
+    return item->from.across || item->from.order != SY_INT4_ROWS;
+}
+
+static sy_dtype given_dtype(const sy_bind_item *item) {
+    return is_decoded(item) ? SY_F32 : item->from.dtype;
+}
+
+static int64_t n_scales(const sy_bind_item *item) {
+    return sy_scales_of_row(&item->from.quant, item->columns);
+}
+
+static uint64_t scale_row_bytes(const sy_bind_item *item) {
+    return (uint64_t)n_scales(item) * (uint64_t)sy_dtype_bits(item->from.quant.scale) / 8;
+}
+
+int64_t sy_weight_chunk_rows(const sy_bind_item *item, int64_t bytes) {
+    const int64_t step = BLOCK_ROWS;
+    if (item->vector != NULL || is_whole(item)) return item->rows;
+    uint64_t row = sy_code_row_bytes(given_dtype(item), item->columns);
+    int64_t groups = bytes / ((int64_t)row * step);
+    return sy_max(groups, 1) * step;
+}
+
+uint64_t sy_weight_bytes(const sy_bind_item *item, int64_t n_rows) {
+    uint64_t row = sy_code_row_bytes(item->from.dtype, item->columns);
+    if (is_quantised(item)) {
+        if (item->from.quant.outputs == 1) row += scale_row_bytes(item);
+        if (item->from.quant.zeros) row += (uint64_t)n_scales(item) / 2;
+    }
+    return row * (uint64_t)n_rows;
+}
+
+sy_weight_slot sy_weight_map(const sy_bind_item *item, int64_t n_rows) {
+    sy_weight_slot map;
+    uint64_t rows = (uint64_t)n_rows;
+    bool scaled = is_quantised(item) && !is_decoded(item);
+    map.scales = sy_code_row_bytes(given_dtype(item), item->columns) * rows;
+    map.scales += 2 * SY_DIRECT_ALIGNMENT;
+    map.zeros = map.scales + (scaled ? scale_row_bytes(item) * rows + ALIGNMENT : 0);
+    map.end =
+        map.zeros + (scaled && item->from.quant.zeros ? (uint64_t)n_scales(item) * rows : 0);
+    return map;
+}
+
+uint64_t sy_weight_slot_bytes(const sy_bind_item *item, int64_t n_rows) {
+    return sy_weight_map(item, n_rows).end;
+}
+
+static sy_status take(void *out, uint64_t bytes) {
+    void *p = malloc(bytes > 0 ? bytes : 1);
+    memcpy(out, &p, sizeof p);
+    return p != NULL ? SY_OK : sy_fail(SY_ERR_MEMORY, "no memory for reading weights");
+}
+
+/* Stored rows first, first + step, ... of a tensor, each row_bytes long, one behind the other. */
+static sy_status read_rows(const sy_checkpoint *c,
+                           const sy_tensor_entry *t,
+                           int64_t first,
+                           int64_t step,
+                           int64_t n,
+                           uint64_t row_bytes,
+                           char *out) {
+    sy_status st = SY_OK;
+    char *all = NULL;
+    uint64_t begin = (uint64_t)first * row_bytes;
+    uint64_t bytes = ((uint64_t)(n - 1) * (uint64_t)step + 1) * row_bytes;
+    if (n == 0) return SY_OK;
+    if (step == 1) return sy_checkpoint_read(c, t, begin, bytes, out);
+    SY_TRY(take(&all, bytes));
+    SY_TRY(sy_checkpoint_read(c, t, begin, bytes, all));
+    for (int64_t r = 0; r < n; r++)
+        memcpy(out + (uint64_t)r * row_bytes, all + (uint64_t)(r * step) * row_bytes,
+               row_bytes);
+done:
+    free(all);
+    return st;
+}
+
+/* The scales of stored rows [first, ...): one for each, for each block of rows, or one in all. Where
+ * the matrix wants one for each row and the file has them for blocks, they are repeated. */
+static sy_status read_scales(const sy_checkpoint *c,
+                             const sy_bind_item *item,
+                             int64_t first,
+                             int64_t n_rows,
+                             char *out) {
+    sy_status st = SY_OK;
+    const sy_piece *from = &item->from;
+    uint64_t bytes = scale_row_bytes(item);
+    char *blocks = NULL;
+    if (from->quant.outputs == 0) return sy_checkpoint_read(c, from->scales, 0, bytes, out);
+    if (from->quant.outputs == 1 && !from->spread)
+        return read_rows(c, from->scales, first, from->row_step, n_rows, bytes, out);
+    int64_t block = first / BLOCK_ROWS;
+    int64_t n = (first + n_rows - 1) / BLOCK_ROWS - block + 1;
+    if (!from->spread) return read_rows(c, from->scales, block, 1, n, bytes, out);
+    SY_TRY(take(&blocks, (uint64_t)n * bytes));
+    SY_TRY(read_rows(c, from->scales, block, 1, n, bytes, blocks));
+    for (int64_t r = 0; r < n_rows; r++)
+        memcpy(out + (uint64_t)r * bytes,
+               blocks + (uint64_t)((first + r) / BLOCK_ROWS - block) * bytes, bytes);
+done:
+    free(blocks);
+    return st;
+}
+
+/* Zero points of stored rows [first, first + n): eight rows a word of the file. */
+static sy_status read_zeros(const sy_checkpoint *c,
+                            const sy_bind_item *item,
+                            int64_t first,
+                            int64_t n_rows,
+                            uint8_t *out) {
+    sy_status st = SY_OK;
+    int64_t groups = n_scales(item), word = first / 8;
+    int64_t n_words = (first + n_rows - 1) / 8 - word + 1;
+    uint8_t *bytes = NULL;
+    char *words = NULL;
+    SY_TRY(take(&words, (uint64_t)(n_words * groups) * 4));
+    SY_TRY(take(&bytes, (uint64_t)(n_words * 8 * groups)));
+    SY_TRY(read_rows(c, item->from.zeros, word, 1, n_words, (uint64_t)groups * 4, words));
+    sy_int4_zeros_from_words(n_words * 8, groups, words, bytes);
+    memcpy(out, bytes + (first - word * 8) * groups, (size_t)(n_rows * groups));
+done:
+    free(words);
+    free(bytes);
+    return st;
+}
+
+/* Stored rows as they are: codes with their scales and zero points. */
+static sy_status read_stored(const sy_checkpoint *c,
+                             const sy_bind_item *item,
+                             int64_t first,
+                             int64_t n_rows,
+                             const sy_weight_slot *map,
+                             bool direct,
+                             char *slot,
+                             sy_weight_source *out) {
+    sy_status st = SY_OK;
+    const sy_piece *from = &item->from;
+    uint64_t row = sy_code_row_bytes(from->dtype, from->width);
+    *out = (sy_weight_source){.dtype = from->dtype, .codes = slot};
+    if (direct && from->row_step == 1)
+        SY_TRY(sy_checkpoint_read_direct(c, from->codes, (uint64_t)first * row,
+                                         (uint64_t)n_rows * row, slot, &out->codes));
+    else
+        SY_TRY(read_rows(c, from->codes, first, from->row_step, n_rows, row, slot));
+    if (!is_quantised(item)) goto done;
+    SY_TRY(read_scales(c, item, first, n_rows, slot + map->scales));
+    out->scales = slot + map->scales;
+    if (!from->quant.zeros) goto done;
+    out->zeros = (const uint8_t *)slot + map->zeros;
+    SY_TRY(read_zeros(c, item, first, n_rows, (uint8_t *)slot + map->zeros));
+done:
+    return st;
+}
+
+/* Values of stored rows as float32 [n_rows, width], whatever their format. */
+static sy_status read_decoded(const sy_checkpoint *c,
+                              const sy_bind_item *item,
+                              int64_t first,
+                              int64_t n_rows,
+                              float *out) {
+    sy_status st = SY_OK;
+    char *slot = NULL;
+    sy_weight_source source;
+    sy_bind_item stored = *item;
+    sy_matrix as_stored = {.dtype = item->from.dtype, .quant = item->from.quant};
+    stored.matrix = &as_stored;
+    stored.rows = n_rows;
+    stored.columns = item->from.width;
+    sy_weight_slot map = sy_weight_map(&stored, n_rows);
+    SY_TRY(take(&slot, map.end));
+    SY_TRY(read_stored(c, &stored, first, n_rows, &map, false, slot, &source));
+    sy_weight_decode(&source, &item->from.quant, first, n_rows, item->from.width, out);
+done:
+    free(slot);
+    return st;
+}
+
+/* out[r][c] = stored row column0 + c, value row0 + r * row_step; elements of `size` bytes. */
+static void
+gather_across(const sy_bind_item *item, const char *stored, size_t size, char *out) {
+    const sy_piece *from = &item->from;
+    for (int64_t r = 0; r < item->rows; r++)
+        for (int64_t c = 0; c < item->columns; c++, out += size)
+            memcpy(out,
+                   stored +
+                       (uint64_t)(c * from->width + from->row0 + r * from->row_step) * size,
+                   size);
+}
+
+static sy_status read_across(const sy_checkpoint *c,
+                             const sy_bind_item *item,
+                             char *slot,
+                             sy_weight_source *out) {
+    sy_status st = SY_OK;
+    const sy_piece *from = &item->from;
+    sy_dtype dtype = given_dtype(item);
+    size_t size = (size_t)sy_dtype_bits(dtype) / 8;
+    char *stored = NULL;
+    *out = (sy_weight_source){.dtype = dtype, .codes = slot};
+    SY_TRY(take(&stored, (uint64_t)(item->columns * from->width) * size));
+    if (is_decoded(item))
+        SY_TRY(read_decoded(c, item, from->column0, item->columns, (float *)(void *)stored));
+    else
+        SY_TRY(read_rows(c, from->codes, from->column0, 1, item->columns,
+                         (uint64_t)from->width * size, stored));
+    gather_across(item, stored, size, slot);
+done:
+    free(stored);
+    return st;
+}
+
+/* All of a weight whose file has rows of inputs. */
+static sy_status read_by_inputs(const sy_checkpoint *c,
+                                const sy_bind_item *item,
+                                const sy_weight_slot *map,
+                                char *slot,
+                                sy_weight_source *out) {
+    sy_status st = SY_OK;
+    const sy_piece *from = &item->from;
+    const sy_tensor_entry *tensor[4] = {from->codes, from->scales, from->zeros, from->groups};
+    char *file[4] = {NULL};
+    for (int i = 0; i < 4; i++) {
+        if (tensor[i] == NULL) continue;
+        SY_TRY(take(&file[i], tensor[i]->bytes));
+        SY_TRY(sy_checkpoint_read(c, tensor[i], 0, tensor[i]->bytes, file[i]));
+    }
+    sy_int4_file layout = {.n = item->rows,
+                           .k = item->columns,
+                           .group = from->quant.group == 0 ? item->columns : from->quant.group,
+                           .scale_bytes = sy_dtype_bits(from->quant.scale) / 8,
+                           .codes = file[0],
+                           .scales = file[1],
+                           .zeros = file[2],
+                           .zeros_less_one = from->order == SY_INT4_GPTQ,
+                           .g_idx = file[3]};
+    sy_int4_rows rows = {(uint32_t *)(void *)slot, (uint8_t *)slot + map->zeros,
+                         slot + map->scales};
+    st = from->order == SY_INT4_AWQ ? sy_int4_from_awq(&layout, &rows)
+                                    : sy_int4_from_gptq(&layout, &rows);
+    if (st != SY_OK) sy_status_context("tensor \"%s\"", from->codes->name);
+    *out = (sy_weight_source){SY_U4, rows.codes, rows.scales, rows.zeros};
+done:
+    for (int i = 0; i < 4; i++)
+        free(file[i]);
+    return st;
+}
+
+sy_status sy_weight_read(const sy_checkpoint *checkpoint,
+                         const sy_bind_item *item,
+                         int64_t row0,
+                         int64_t n_rows,
+                         bool direct,
+                         char *slot,
+                         sy_weight_source *out) {
+    const sy_piece *from = &item->from;
+    sy_weight_slot map = sy_weight_map(item, n_rows);
+    int64_t first = from->row0 + row0 * from->row_step;
+    if (from->across) return read_across(checkpoint, item, slot, out);
+    if (from->order != SY_INT4_ROWS) return read_by_inputs(checkpoint, item, &map, slot, out);
+    if (is_decoded(item)) {
+        *out = (sy_weight_source){.dtype = SY_F32, .codes = slot};
+        return read_decoded(checkpoint, item, first, n_rows, (float *)(void *)slot);
+    }
+    return read_stored(checkpoint, item, first, n_rows, &map, direct, slot, out);
+}
