@@ -1,5 +1,6 @@
 /* What --help prints, from the tables of commands and options. */
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,22 +16,18 @@ static void print_wrapped(const char *text, int column) {
     }
     printf("%*s", TEXT_COLUMN - column, "");
     column = TEXT_COLUMN;
-    while (*text != '\0') {
+    for (bool first = true; *text != '\0'; first = false) {
         int n = (int)strcspn(text, " ");
-        if (column + n > LINE_WIDTH) {
+        if (!first && column + 1 + n > LINE_WIDTH) {
             printf("\n%*s", TEXT_COLUMN, "");
             column = TEXT_COLUMN;
+        } else if (!first) {
+            putchar(' ');
+            column++;
         }
         printf("%.*s", n, text);
         column += n;
-        text += n;
-        if (*text == ' ') {
-            text++;
-            if (column + 1 + (int)strcspn(text, " ") <= LINE_WIDTH) {
-                putchar(' ');
-                column++;
-            }
-        }
+        text += n + (text[n] == ' ');
     }
     putchar('\n');
 }

@@ -29,9 +29,10 @@ typedef struct sy_piece {
     sy_quant quant;
     const sy_tensor_entry *scales, *zeros, *groups; /* groups: the group of each input (GPTQ) */
     sy_int4_order order;
-    bool
-        spread; /* the file's scales are for blocks of 128 rows, which the piece cuts: the matrix
-                  * has one for each output */
+    bool symmetric; /* GPTQ: all zero points are 8 */
+    /* The file's scales are for blocks of 128 rows, which the piece cuts: the matrix has one for
+     * each output. */
+    bool spread;
 } sy_piece;
 
 /* One matrix part or vector to fill. Exactly one of matrix and vector is set. */

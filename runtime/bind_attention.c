@@ -13,6 +13,27 @@ static sy_status bind_bias(sy_binder *b, const char *module, int64_t n, const fl
     return sy_binder_vector(b, name, n, 0, out);
 }
 
+/* The biases of q, k and v, rows[3] each, in one tensor. */
+static sy_status bind_joined_bias(sy_binder *b, const int64_t rows[3], sy_layer_weights *w) {
+    sy_status st = SY_OK;
+    const float **bias[3] = {&w->q_bias, &w->k_bias, &w->v_bias};
+    char name[SY_NAME_CHARS];
+    int64_t all = rows[0] + rows[1] + rows[2];
+    sy_binder_name(b, name, "%s.bias", b->names->qkv);
+    sy_piece piece = {
+        .seed = sy_binder_seed(name), .width = 1, .row_step = 1, .dtype = SY_BF16};
+    SY_TRY(sy_binder_require(b, name, 1, &all, &piece.codes));
+    if (piece.codes != NULL) piece.dtype = piece.codes->dtype;
+    for (int i = 0; i < 3; i++) {
+        float *v = sy_binder_take_vector(b, rows[i]);
+        *bias[i] = v;
+        SY_TRY(sy_binder_fill_vector(b, v, rows[i], &piece, 0));
+        piece.row0 += rows[i];
+    }
+done:
+    return st;
+}
+
 /* q, k and v as rows of one tensor, one after the other. */
 static sy_status bind_joined(sy_binder *b, int64_t q_n, int64_t kv_n, sy_layer_weights *w) {
     sy_status st = SY_OK;
@@ -23,11 +44,13 @@ static sy_status bind_joined(sy_binder *b, int64_t q_n, int64_t kv_n, sy_layer_w
     sy_piece whole;
     sy_binder_name(b, name, "%s", b->names->qkv);
     SY_TRY(sy_binder_weight(b, projection, name, q_n + 2 * kv_n, H, &whole));
+    SY_TRY(sy_binder_check_cut(b, &whole));
     for (int i = 0; i < 3; i++) {
         sy_piece piece = sy_piece_from(&whole, i == 0 ? 0 : i == 1 ? q_n : q_n + kv_n);
         SY_TRY(sy_binder_take(b, 1, rows[i], H, &piece, false, matrix[i]));
         SY_TRY(sy_binder_fill(b, matrix[i], 0, &piece, false));
     }
+    if (b->spec->layer[b->layer].attn.qkv_bias) SY_TRY(bind_joined_bias(b, rows, w));
 done:
     return st;
 }
@@ -88,6 +111,7 @@ static sy_status bind_heads(sy_binder *b, sy_layer_weights *w, sy_matrix **head)
     sy_piece whole;
     sy_binder_name(b, name, "%s", b->names->kv_b);
     SY_TRY(sy_binder_weight(b, kept, name, a->heads * rows, c, &whole));
+    SY_TRY(sy_binder_check_cut(b, &whole));
     w->k_up = *head;
     w->v_up = *head + a->heads;
     *head += 2 * a->heads;
@@ -136,17 +160,24 @@ done:
     return st;
 }
 
+/* Whether a layout has all that the attention needs. */
+static bool has_names(const sy_tensor_names *names, const sy_attn_spec *a) {
+    if (a->kind == SY_ATTN_MLA) return names->kv_b != NULL;
+    return (names->qkv != NULL || names->k != NULL) &&
+           (a->qk_norm == SY_QK_NORM_NONE || names->q_norm != NULL) &&
+           (!a->sinks || names->sinks != NULL);
+}
+
 sy_status sy_bind_attention(sy_binder *b, sy_layer_weights *w, sy_matrix **head) {
     sy_status st = SY_OK;
     const sy_attn_spec *a = &b->spec->layer[b->layer].attn;
     const sy_tensor_names *names = b->names;
     bool mla = a->kind == SY_ATTN_MLA;
     char name[SY_NAME_CHARS];
-    if ((mla                  ? names->kv_b
-         : names->qkv != NULL ? names->qkv
-                              : names->q) == NULL ||
-        (a->sinks && names->sinks == NULL))
-        SY_FAIL(SY_ERR_UNSUPPORTED, "%s: its layout of tensors has no names for such attention",
+    if (!has_names(names, a))
+        SY_FAIL(SY_ERR_UNSUPPORTED,
+                "%s: its layout of tensors is not one in which models with such attention are "
+                "published",
                 b->checkpoint->directory);
     sy_binder_name(b, name, "%s.weight", names->attn_norm);
     SY_TRY(sy_binder_vector(b, name, b->spec->hidden, 1, &w->attn_norm));

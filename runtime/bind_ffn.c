@@ -103,8 +103,12 @@ bind_single_experts(sy_binder *b, const sy_placement_layer *p, int rank, sy_laye
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     const int32_t *mine = p->slot_expert + p->slot_first[rank];
-    for (int e = 0; e < f->experts && b->checkpoint != NULL; e++)
-        if (slot_of(p, e, rank) < 0) SY_TRY(bind_expert(b, e, f->inter, NULL, NULL));
+    sy_bind_list *list = b->list;
+    b->list = NULL; /* looked at, and no byte read */
+    for (int e = 0; e < f->experts && b->checkpoint != NULL && st == SY_OK; e++)
+        if (slot_of(p, e, rank) < 0) st = bind_expert(b, e, f->inter, NULL, NULL);
+    b->list = list;
+    SY_TRY(st);
     for (int s = 0; s < w->n_slots; s++)
         SY_TRY(bind_expert(b, mine[s], f->inter, &w->gate_up[s], &w->down[s]));
 done:
@@ -219,6 +223,11 @@ bind_expert_biases(sy_binder *b, const sy_placement_layer *p, int rank, sy_layer
     int64_t H = b->spec->hidden, F = b->spec->layer[b->layer].ffn.inter, n = w->n_slots;
     const int32_t *mine = p->slot_expert + p->slot_first[rank];
     sy_piece gate_up, down;
+    if (b->checkpoint != NULL && !b->names->transposed)
+        SY_FAIL(
+            SY_ERR_UNSUPPORTED,
+            "%s: its layout of tensors is not one in which experts with biases are published",
+            b->checkpoint->directory);
     SY_TRY(find_bias(b, b->names->fused_gate_up, 2 * F, &gate_up));
     SY_TRY(find_bias(b, b->names->fused_down, H, &down));
     gate_up.row_step = 2;

@@ -83,6 +83,15 @@ done:
     return st;
 }
 
+sy_status sy_binder_check_cut(const sy_binder *b, const sy_piece *whole) {
+    if (whole->order == SY_INT4_ROWS) return SY_OK;
+    return sy_fail(SY_ERR_UNSUPPORTED,
+                   "%s/%s: tensor \"%s\": this weight is used in parts, which is not supported "
+                   "in the formats of AWQ and GPTQ",
+                   b->checkpoint->directory, b->checkpoint->file_name[whole->codes->file],
+                   whole->codes->name);
+}
+
 sy_piece sy_piece_from(const sy_piece *whole, int64_t row0) {
     sy_piece piece = *whole;
     piece.row0 += row0;
@@ -110,7 +119,7 @@ sy_status sy_binder_take(sy_binder *b,
         m->dtype = b->be->ops->stored_dtype(b->be, dtype);
     }
     uint64_t bytes = b->be->ops->matrix_bytes(b->be, m);
-    if (bytes == UINT64_MAX && quantised)
+    if (bytes == UINT64_MAX && quantised && from->codes != NULL)
         return sy_fail(SY_ERR_UNSUPPORTED,
                        "%s/%s: tensor \"%s\": --device %s does not compute with %s weights and "
                        "such scales",

@@ -67,6 +67,8 @@ sy_status sy_binder_blocks(sy_binder *b,
                            int64_t k,
                            sy_piece *out);
 
+/* SY_ERR_UNSUPPORTED for a weight whose file has rows of inputs (AWQ, GPTQ): it cannot be cut. */
+sy_status sy_binder_check_cut(const sy_binder *b, const sy_piece *whole);
 /* The same piece from row0 on. */
 sy_piece sy_piece_from(const sy_piece *whole, int64_t row0);
 

@@ -224,8 +224,10 @@ sy_status sy_checkpoint_open(const char *directory, sy_checkpoint **out) {
         if (index) SY_TRY(open_index(directory, fd, names->index, out));
     }
     if (*out == NULL)
-        SY_FAIL(SY_ERR_IO, "%s: expected %s or %s, found neither", directory,
-                known_names[0].single, known_names[0].index);
+        SY_FAIL(SY_ERR_IO,
+                "%s: expected model.safetensors or consolidated.safetensors, or the same with "
+                ".index.json, found none",
+                directory);
 done:
     if (fd >= 0) close(fd);
     return st;

@@ -196,11 +196,14 @@ static sy_status check_bf16(const sy_converter *c,
     return SY_OK;
 }
 
-/* BF16 [k, n] of values [n, k]. */
+/* BF16 [k, n] of values [n, k], tile by tile: either side alone would be in the caches. */
 static void encode_across(const float *values, int64_t n, int64_t k, uint16_t *out) {
-    for (int64_t column = 0; column < k; column++)
-        for (int64_t row = 0; row < n; row++)
-            out[column * n + row] = sy_bf16_from_f32(values[row * k + column]);
+    enum { TILE = 32 };
+    for (int64_t row0 = 0; row0 < n; row0 += TILE)
+        for (int64_t column0 = 0; column0 < k; column0 += TILE)
+            for (int64_t column = column0; column < sy_min(column0 + TILE, k); column++)
+                for (int64_t row = row0; row < sy_min(row0 + TILE, n); row++)
+                    out[column * n + row] = sy_bf16_from_f32(values[row * k + column]);
 }
 
 static void encode(scratch *s, const sy_convert_matrix *m, int64_t n, float global) {

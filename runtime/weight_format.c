@@ -39,21 +39,21 @@ static bool is_single(const sy_tensor_entry *t) {
     return has_shape(t, 0, 0, 0) || has_shape(t, 1, 1, 0) || has_shape(t, 2, 1, 1);
 }
 
-/* One float32 that goes with a whole matrix. */
+/* One float32 that goes with a whole matrix: it multiplies, or divides and is then not 0. */
 static sy_status
 read_factor(sy_binder *b, const sy_tensor_entry *t, sy_factor use, sy_quant *quant) {
     float value = 1;
-    if (t->dtype != SY_F32 || !is_single(t)) return refuse(b, t, "a single F32");
+    if (t->dtype != SY_F32) return refuse(b, t, "F32");
+    if (!is_single(t)) return sy_binder_check_shape(b, t, 1, (int64_t[]){1});
     quant->use_factor = use;
     if (b->list != NULL) {
         sy_status st = sy_checkpoint_read(b->checkpoint, t, 0, sizeof value, &value);
         if (st != SY_OK) return st;
     }
-    if (!(value > 0 && value < INFINITY))
-        return sy_fail(SY_ERR_FORMAT,
-                       "%s/%s: tensor \"%s\": expected a number above 0, found %g",
+    if (!(value >= 0 && value < INFINITY) || (use == SY_FACTOR_OVER && value == 0))
+        return sy_fail(SY_ERR_FORMAT, "%s/%s: tensor \"%s\": expected a number %s 0, found %g",
                        b->checkpoint->directory, b->checkpoint->file_name[t->file], t->name,
-                       (double)value);
+                       use == SY_FACTOR_OVER ? "above" : "from", (double)value);
     quant->factor[0] = value;
     return SY_OK;
 }
@@ -77,6 +77,12 @@ find_fp8(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out) 
     } else if (has_shape(s, 1, n, 0) || has_shape(s, 2, n, 1)) {
         out->quant.outputs = 1;
     } else {
+        const sy_quantization *q = &b->spec->quant;
+        if (q->scales == SY_QUANT_PER_BLOCK && (q->block_rows != 128 || q->block_cols != 128))
+            SY_FAIL(
+                SY_ERR_UNSUPPORTED,
+                "%s: \"%s\": the config has a scale for blocks of %d x %d; expected 128 x 128",
+                b->checkpoint->directory, module, q->block_rows, q->block_cols);
         SY_TRY(sy_binder_check_shape(b, s, 2, blocks));
         out->quant.group = out->quant.outputs = 128;
     }
@@ -165,10 +171,11 @@ find_int4(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out)
     int64_t group = q->scales == SY_QUANT_PER_GROUP ? q->group : 0;
     int64_t n_groups = group == 0 ? 1 : sy_ceil_div(k, group);
     if (q->values != SY_QUANT_INT4 || q->act_order)
-        SY_FAIL(SY_ERR_UNSUPPORTED,
-                "%s: \"%s\" is packed in integers; only those of 4 bits, in the order of the "
-                "inputs, are supported",
-                b->checkpoint->directory, module);
+        SY_FAIL(
+            SY_ERR_UNSUPPORTED,
+            "%s: \"%s\" is packed in integers; supported is that where the config says for all "
+            "weights alike: 4 bits, in groups in the order of the inputs",
+            b->checkpoint->directory, module);
     SY_TRY(sy_binder_check_shape(b, out->codes, 2, (int64_t[]){n, sy_ceil_div(k, 8)}));
     SY_TRY(require_part(b, module, "weight_scale", &s));
     SY_TRY(check_int4_scales(b, s));
@@ -180,7 +187,15 @@ find_int4(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece *out)
     out->quant = (sy_quant){.scale = s->dtype, .group = (int)group, .outputs = 1};
     out->scales = s;
     out->zeros = find_part(b, module, "weight_zero_point");
+    if (q->zero_points) SY_TRY(require_part(b, module, "weight_zero_point", &out->zeros));
     if (out->zeros == NULL) goto done;
+    if (!q->zero_points)
+        SY_FAIL(
+            SY_ERR_FORMAT,
+            "%s/%s: tensor \"%s\": expected none, since the config says that the weights are "
+            "symmetric",
+            b->checkpoint->directory, b->checkpoint->file_name[out->zeros->file],
+            out->zeros->name);
     if (out->zeros->dtype != SY_I32) SY_TRY(refuse(b, out->zeros, "I32"));
     SY_TRY(sy_binder_check_shape(b, out->zeros, 2, (int64_t[]){sy_ceil_div(n, 8), n_groups}));
     out->quant.zeros = true;
@@ -225,6 +240,9 @@ find_by_inputs(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece 
     if (n % 8 != 0 || k % 8 != 0)
         SY_FAIL(SY_ERR_FORMAT, "%s: \"%s\": %lld x %lld values cannot be packed by 8",
                 b->checkpoint->directory, codes->name, (long long)k, (long long)n);
+    if (k % group != 0)
+        SY_FAIL(SY_ERR_FORMAT, "%s: \"%s\": %lld inputs are no whole groups of %lld",
+                b->checkpoint->directory, codes->name, (long long)k, (long long)group);
     if (codes->dtype != SY_I32) SY_TRY(refuse(b, codes, "I32"));
     SY_TRY(sy_binder_check_shape(b, codes, 2, (int64_t[]){awq ? k : k / 8, awq ? n / 8 : n}));
     SY_TRY(require_part(b, module, "scales", &s));
@@ -240,7 +258,9 @@ find_by_inputs(sy_binder *b, const char *module, int64_t n, int64_t k, sy_piece 
     out->scales = s;
     out->zeros = z;
     out->order = awq ? SY_INT4_AWQ : q->gptq_v2 ? SY_INT4_GPTQ_V2 : SY_INT4_GPTQ;
+    out->symmetric = !awq && !q->zero_points;
     out->groups = awq ? NULL : find_part(b, module, "g_idx");
+    if (q->act_order) SY_TRY(require_part(b, module, "g_idx", &out->groups));
     if (out->groups == NULL) goto done;
     if (out->groups->dtype != SY_I32) SY_TRY(refuse(b, out->groups, "I32"));
     SY_TRY(sy_binder_check_shape(b, out->groups, 1, &k));
@@ -274,7 +294,7 @@ done:
     return st;
 }
 
-/* The format that such weights are published in by this config; plain where the kernels know no
+/* The format that such weights are published in by this config; plain where the backend knows no
  * such format. Mixed checkpoints are taken for NVFP4, what ModelOpt makes of such models. */
 static void
 give_published_format(const sy_binder *b, sy_weight_kind kind, int64_t k, sy_piece *out) {
@@ -306,6 +326,12 @@ give_published_format(const sy_binder *b, sy_weight_kind kind, int64_t k, sy_pie
         break;
     case SY_QUANT_INT8:
         break;
+    }
+    sy_matrix m = {.dtype = out->dtype, .parts = 1, .n = 1, .k = k, .quant = out->quant};
+    if (!sy_is_quantised(out->dtype) || b->be->ops->matrix_bytes(b->be, &m) == UINT64_MAX) {
+        out->dtype = SY_BF16;
+        out->quant = (sy_quant){0};
+        return;
     }
     out->quant.factor[0] = sy_weight_dummy_factor(out->dtype, &out->quant, k);
 }

@@ -7,7 +7,7 @@
 #include "base/int4.h"
 #include "runtime/weight_decode.h"
 
-enum { BLOCK_ROWS = 128, ALIGNMENT = 64 };
+enum { BLOCK_ROWS = 128 };
 
 static bool is_quantised(const sy_bind_item *item) {
     return sy_is_quantised(item->from.dtype);
@@ -58,7 +58,7 @@ sy_weight_slot sy_weight_map(const sy_bind_item *item, int64_t n_rows) {
     bool scaled = is_quantised(item) && !is_decoded(item);
     map.scales = sy_code_row_bytes(given_dtype(item), item->columns) * rows;
     map.scales += 2 * SY_DIRECT_ALIGNMENT;
-    map.zeros = map.scales + (scaled ? scale_row_bytes(item) * rows + ALIGNMENT : 0);
+    map.zeros = map.scales + (scaled ? scale_row_bytes(item) * rows : 0);
     map.end =
         map.zeros + (scaled && item->from.quant.zeros ? (uint64_t)n_scales(item) * rows : 0);
     return map;
@@ -232,6 +232,22 @@ done:
     return st;
 }
 
+/* Whether GPTQ's stored zero points are less one. The config's word for that is not to be trusted,
+ * but of symmetric weights all zero points are 8: stored as 7, or as they are. */
+static sy_status zeros_less_one(const sy_piece *from, const char *zeros, bool *out) {
+    unsigned char first = (unsigned char)zeros[0];
+    *out = from->order == SY_INT4_GPTQ;
+    if (!from->symmetric) return SY_OK;
+    for (uint64_t i = 0; i < from->zeros->bytes; i++)
+        if ((unsigned char)zeros[i] != first || (first != 0x77 && first != 0x88))
+            return sy_fail(SY_ERR_FORMAT,
+                           "tensor \"%s\": expected zero points of 7 or of 8 throughout, as "
+                           "symmetric weights have, found 0x%02x at byte %llu",
+                           from->zeros->name, (unsigned char)zeros[i], (unsigned long long)i);
+    *out = first == 0x77;
+    return SY_OK;
+}
+
 /* All of a weight whose file has rows of inputs. */
 static sy_status read_by_inputs(const sy_checkpoint *c,
                                 const sy_bind_item *item,
@@ -247,6 +263,8 @@ static sy_status read_by_inputs(const sy_checkpoint *c,
         SY_TRY(take(&file[i], tensor[i]->bytes));
         SY_TRY(sy_checkpoint_read(c, tensor[i], 0, tensor[i]->bytes, file[i]));
     }
+    bool less_one = false;
+    if (from->order != SY_INT4_AWQ) SY_TRY(zeros_less_one(from, file[2], &less_one));
     sy_int4_file layout = {.n = item->rows,
                            .k = item->columns,
                            .group = from->quant.group == 0 ? item->columns : from->quant.group,
@@ -254,7 +272,7 @@ static sy_status read_by_inputs(const sy_checkpoint *c,
                            .codes = file[0],
                            .scales = file[1],
                            .zeros = file[2],
-                           .zeros_less_one = from->order == SY_INT4_GPTQ,
+                           .zeros_less_one = less_one,
                            .g_idx = file[3]};
     sy_int4_rows rows = {(uint32_t *)(void *)slot, (uint8_t *)slot + map->zeros,
                          slot + map->scales};

@@ -9,7 +9,7 @@
  * of SY_PACK_ROWS and of the rows of a block of scales, unless it is all. */
 int64_t sy_weight_chunk_rows(const sy_bind_item *item, int64_t bytes);
 
-/* Bytes of n_rows of the part in the files, scales and all; what sy_weight_read needs of `slot`
+/* Bytes of n_rows of the part in the files, with the scales that each row has for itself; what sy_weight_read needs of `slot`
  * beyond that is for alignment. */
 uint64_t sy_weight_bytes(const sy_bind_item *item, int64_t n_rows);
 uint64_t sy_weight_slot_bytes(const sy_bind_item *item, int64_t n_rows);

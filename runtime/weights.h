@@ -39,7 +39,7 @@ typedef struct sy_load_report {
 typedef bool (*sy_load_progress)(void *context, double share, uint64_t bytes);
 
 /* Device bytes of rank's share, before anything is allocated. The dtype of every matrix is
- * taken from the checkpoint, or is BF16 without one (NULL). */
+ * taken from the checkpoint, or without one (NULL) is the published one. */
 sy_status sy_weights_bytes(sy_backend *be,
                            const sy_model_spec *spec,
                            const sy_placement *placement,
@@ -59,7 +59,7 @@ sy_status sy_weights_load(sy_backend *be,
                           sy_load_report *report,
                           sy_weights **out);
 
-/* Seeded random BF16 weights made in memory, of the size that keeps activations near 1: a
+/* Seeded random weights in the published format, made in memory, of the size that keeps activations near 1: a
  * function of the seed, layer, role, expert and element alone, so equal on every rank. Local. */
 sy_status sy_weights_dummy(sy_backend *be,
                            const sy_model_spec *spec,

@@ -74,5 +74,5 @@ holds "a directory without weights" '^weights: .*, by shapes' "$text"
 touch "$scratch/other.safetensors.part"
 message=$("$SWITCHYARD" inspect "$scratch" 2>&1 >/dev/null)
 check "exit code without the files of a checkpoint" 3 $?
-holds "files that were looked for" 'model.safetensors or model.safetensors.index.json' "$message"
+holds "files that were looked for" 'model.safetensors or consolidated.safetensors' "$message"
 exit $failed

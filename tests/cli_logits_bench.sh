@@ -57,7 +57,7 @@ timeout 60 "$program" bench $made_up -p 4 -g 0 -r 1 --json >json 2>err || fail "
 timeout 60 "$program" bench "$tiny/mixtral" -q -p 2 -g 9 -r 1 >out 2>err || fail "bench -p 2 -g 9"
 expect 2 '.*--layers, --vocab and --experts need --dummy-weights' \
     "$program" bench "$tiny/mixtral" --layers 2
-expect 2 '.*--layers: expected a number or dense:N,moe:N' \
+expect 2 '.*--layers: expected a number, moe:N, or dense:N,moe:N' \
     "$program" bench "$tiny/mixtral" --dummy-weights --layers dense:2
 expect 2 '(rank 0: )?-p: 512 is outside 0 to 511' "$program" bench "$tiny/mixtral" -n 2
 # The exchange alone: a row for 1, 2, 4 and 5 tokens on 2 and on 3 ranks.

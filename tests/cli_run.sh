@@ -116,7 +116,7 @@ expect 2 '--ids: 3072000 is outside 0 to [0-9]+' "$program" run "$demo" --ids '1
 expect 3 '/nonexistent/p: No such file' "$program" run "$demo" -f /nonexistent/p
 expect 3 '.*: expected a regular file' "$program" run "$demo" -f .
 expect 3 '(rank 0: )?/nonexistent.*: No such file' "$program" run /nonexistent -p x -n 2
-expect 3 '.*config.json: No such file' "$program" run . -p x
+expect 3 '.*expected a config.json or a params.json' "$program" run . -p x
 mkdir empty && cp "$tiny/mixtral/config.json" empty
 expect 3 '.*empty.*: No such file|.*empty.*model.safetensors' "$program" run empty --ids 1
 cp "$tiny/mixtral/model.safetensors" empty && truncate -s -1 empty/model.safetensors

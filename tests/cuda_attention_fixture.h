@@ -61,6 +61,22 @@ static inline sy_attn_spec attention_of(int heads, int kv_heads, int head_dim) {
                           .softmax_scale = 1.0f / sqrtf((float)head_dim)};
 }
 
+static inline sy_attn_spec
+latent_of(int heads, int q_rank, int c, int rope, int nope, int value) {
+    return (sy_attn_spec){.kind = SY_ATTN_MLA,
+                          .heads = heads,
+                          .kv_heads = 1,
+                          .head_dim = nope + rope,
+                          .mla = {q_rank, c, nope, rope, value, 1e-6f},
+                          .rope = {.dim = rope, .theta = 10000, .attention_factor = 1},
+                          .softmax_scale = 1.0f / sqrtf((float)(nope + rope))};
+}
+
+/* Where value d of a token's latent lies in a page of the CUDA table. */
+static inline int64_t cuda_latent(const sy_attn_spec *a, int slot, int64_t d) {
+    return slot * sy_round_up(sy_attn_cache_width(a), 8) + d;
+}
+
 /* Room for every row of the sequences in one step. */
 static inline void
 reserve_attention(const sy_attn_spec *a, int hidden, int64_t rows, int64_t context) {

@@ -120,6 +120,9 @@ check_attn_out(uint64_t piece, bool in_pieces, int heads, int head_dim, int hidd
              heads, head_dim, hidden, (int)piece);
     open_both(piece, (widths){hidden, 1, heads, head_dim, 1});
     out_case c = make_out(&t, SY_BF16, heads, head_dim, hidden);
+    bool biased = hidden % 2 != 0;
+    float *bias = random_floats(hidden, biased ? 4 : 0);
+    c.w.o_bias = biased ? device_copy(bias, hidden * 4) : NULL;
     long long before = products();
     float *exact = run_out(&c, exact_be, MOST_ROWS);
     expect_no_products(before);
@@ -129,7 +132,8 @@ check_attn_out(uint64_t piece, bool in_pieces, int heads, int head_dim, int hidd
         for (int64_t i = 0; i < hidden; i++) {
             int64_t at = r * hidden + i;
             sum64 s = dot64(t.value + i * c.k, o + r * c.k, c.k);
-            double y = s.y + (double)c.x[at], last = 0x1p-23 * (fabs(y) + s.magnitude);
+            double b = (double)bias[i], y = s.y + b + (double)c.x[at];
+            double last = 0x1p-23 * (2 * fabs(y) + 2 * fabs(b) + s.magnitude);
             expect_near("x", r, i, (double)fast[at], (double)exact[at], y,
                         fast_bound(c.k, s.magnitude) + last,
                         cuda_bound(c.k, s.magnitude, SY_BF16) + last);

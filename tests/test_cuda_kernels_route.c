@@ -256,9 +256,10 @@ static route_case make_exact(int experts, int top_k, float grain, int most) {
     for (int64_t i = 0; i < MOST_ROWS * HIDDEN; i++)
         c.x[i] = random64() % 2 == 0 ? 1.0f : -1.0f;
     free_twin(&c.router);
-    c.router.source = (test_matrix){.file_dtype = SY_F32,
-                                    .block = malloc((size_t)experts * HIDDEN * 4),
-                                    .m = {NULL, SY_BF16, 1, experts, HIDDEN}};
+    c.router.source =
+        (test_matrix){.file_dtype = SY_F32,
+                      .block = malloc((size_t)experts * HIDDEN * 4),
+                      .m = {.dtype = SY_BF16, .parts = 1, .n = experts, .k = HIDDEN}};
     float *w = (float *)(void *)c.router.source.block;
     for (int64_t i = 0; i < (int64_t)experts * HIDDEN; i++)
         w[i] = i % HIDDEN < 6 ? (float)random_in(-most, most) * grain : 0.0f;

@@ -317,16 +317,17 @@ static void a_scale_that_is_no_number_is_refused(void **state) {
     }
 }
 
-static void a_factor_of_zero_or_nan_is_refused(void **state) {
+static void a_factor_that_is_no_number_is_refused(void **state) {
     (void)state;
-    static const float wrong[] = {0, -1, __builtin_nanf(""), __builtin_inff()};
+    static const float wrong[] = {-1, __builtin_nanf(""), __builtin_inff(), 0};
     for (int i = 0; i < N_FORMATS; i++) {
         const format *f = &formats[i];
-        for (int w = 0; w < 4 && f->quant.use_factor != SY_FACTOR_NONE; w++) {
+        int n = f->quant.use_factor == SY_FACTOR_OVER ? 4 : 3; /* an expert may be all zeros */
+        for (int w = 0; w < n && f->quant.use_factor != SY_FACTOR_NONE; w++) {
             edited_model e;
             open_format(&e, f);
             memcpy(find_part(&e, f, f->part[2].suffix)->data, &wrong[w], sizeof wrong[w]);
-            expect_refused(&e, f, SY_ERR_FORMAT, "expected a number above 0");
+            expect_refused(&e, f, SY_ERR_FORMAT, "expected a number ");
         }
     }
 }
@@ -351,7 +352,7 @@ int main(void) {
         cmocka_unit_test(a_part_of_another_dtype_is_refused_by_name),
         cmocka_unit_test(a_scale_that_is_no_number_is_refused),
         cmocka_unit_test(packed_integers_of_another_shape_are_refused),
-        cmocka_unit_test(a_factor_of_zero_or_nan_is_refused),
+        cmocka_unit_test(a_factor_that_is_no_number_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

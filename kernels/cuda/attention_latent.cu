@@ -3,321 +3,56 @@
  * splits is what attention_core.cu does; only the products and their order are others.
  *
  * A block takes a tile of 16 query rows, (token, head) pairs: 16 heads of one token, or all heads
- * of some. Its keys pass through shared memory 32 at a time, once for both products, the next 32
- * under way meanwhile. Eight warps share the work:
+ * of some. Its keys pass through shared memory once for both products, a page in two halves: each
+ * half of the next page is under way from when this page's is done with. Eight warps share the
+ * work of a page:
  *
- *     scores   each warp a quarter of the key's values for 16 keys, its part of the queries in
- *              registers; the quarters are added as (0 + 1) + (2 + 3)
- *     softmax  two rows each, a lane for a key; it owns the state (m, l) of its rows
+ *     scores   each warp a quarter of the key's values for 16 keys of a half, its part of the
+ *              queries in registers; the quarters are added as (0 + 1) + (2 + 3)
+ *     softmax  two rows each, a lane for a key of each half; it owns the state (m, l) of its rows
  *     values   each an eighth of the value columns, operand A being p
  *
  * With few rows each split has its own block and the last one joins the states; with many a block
  * walks all splits and joins in registers. Both give equal bits. */
 #include <limits.h>
 
-#include "kernels/cuda/attention_state.h"
+#include "kernels/cuda/attention_latent.h"
 #include "kernels/cuda/launch.h"
 
-enum {
-    WARPS = 8,
-    THREADS = 32 * WARPS,
-    TILE = 16,         /* query rows, M of the mma */
-    STAGE = 32,        /* keys that arrive together */
-    QUARTERS = 4,      /* of a key, as the warps share them */
-    PAD = 8,           /* values behind a row in shared memory: no bank conflicts */
-    ROWS_OF_WARP = 2,  /* in the softmax */
-    MOST_BLOCKS = 128, /* rows times tiles for which splits run side by side */
-    PAGE_STAGES = SY_PAGE_TOKENS / STAGE
-};
-static_assert(STAGE == 32 && TILE == WARPS * ROWS_OF_WARP && WARPS == 2 * QUARTERS,
-              "a lane for each key, a warp for each two rows, two warps for each quarter");
-
-typedef struct latent_job {
-    const uint16_t *q;                                                    /* [rows, A, key] */
-    const int32_t *position, *span_of_row, *span_row, *page_first, *page; /* step record */
-    const char *pages;                                                    /* [64][stride] */
-    int64_t page_bytes;
-    uint16_t *o; /* [rows, A, d] */
-    /* Partial states, if splits are apart. */
-    float2 *state;    /* m and l, [splits][rows][A] */
-    float *state_o;   /* [splits][rows][A][d] */
-    int32_t *arrived; /* [rows][tiles] blocks of a tile that are done; 0 between launches */
-    int rows;         /* bound of the step */
-    int heads, key, stride, d;
-    int tokens; /* of a tile's piece, and the tiles that its query rows make */
-    int tiles;
-    float scale;        /* of the softmax, times log2(e) */
-    int window;         /* keys that a row sees, itself the last; INT_MAX: all */
-    const float *sinks; /* [A] or NULL */
-} latent_job;
-
-/* The query rows [first, first + TILE) of some consecutive tokens, of n in all; row r is head
- * r % A of token r / A, and stands in q and o at number + r. */
-typedef struct latent_tile {
-    int row, position; /* of the first token */
-    int n, first;
-    int64_t number;
-    const int32_t *page;
-} latent_tile;
-
-template <int DK> struct __align__(16) latent_shared {
-    uint16_t kv[2][STAGE][DK + PAD];
-    float score[QUARTERS][TILE][STAGE + PAD];
-    uint16_t p[TILE][STAGE + PAD];
-    float decay[TILE]; /* of the stage's o */
-    float keep[TILE], add[TILE];
-    float scale[TILE]; /* 1 / l in the end */
-};
-
-SY_DEVICE int position_of(const latent_job &job, const latent_tile &t, int r) {
-    return t.position + min(t.first + r, t.n - 1) / job.heads;
-}
-
-/* Keys [32 stage, + 32) of the sequence; those behind `last` and columns behind the key become
- * zero, as what they hold may be anything. */
+/* The state of a split is joined to the total: what the vectors are multiplied by, for all. */
 template <int DK>
-SY_DEVICE void load_stage(const latent_job &job,
-                          latent_shared<DK> *sh,
-                          const latent_tile &t,
-                          int stage,
-                          int last) {
-    constexpr int PIECES = DK / 8;
-    static_assert(STAGE * PIECES % THREADS == 0, "equal shares");
-    const char *page = job.pages + t.page[stage / PAGE_STAGES] * job.page_bytes;
-    const uint16_t *from = (const uint16_t *)(const void *)page;
-    from += stage % PAGE_STAGES * STAGE * job.stride;
-#pragma unroll 3
-    for (int i = 0; i < STAGE * PIECES / THREADS; i++) {
-        int at = i * THREADS + (int)threadIdx.x, token = at / PIECES, c = at % PIECES * 8;
-        bool there = stage * STAGE + token <= last && c < job.stride;
-        sy_cp_async16(&sh->kv[stage % 2][token][c],
-                      there ? from + token * job.stride + c : from, there ? 16 : 0);
-    }
-    sy_cp_async_commit();
-}
-
-/* Values k and k + 1 of a row of n, zero behind its end. */
-SY_DEVICE uint32_t pair_of_row(const uint16_t *row, int k, int n) {
-    if (k >= n) return 0;
-    if (n % 2 == 0) return *(const bf16_pair *)(const void *)(row + k);
-    return row[k] | (k + 1 < n ? (uint32_t)row[k + 1] << 16 : 0);
-}
-
-/* The tile's queries as operand A: the warp's quarter, DK / 64 steps. */
-template <int DK>
-SY_DEVICE void load_queries(const latent_job &job, const latent_tile &t, uint32_t (*q)[4]) {
-    int lane = (int)threadIdx.x % 32, quarter = (int)threadIdx.x / 64;
-#pragma unroll
-    for (int step = 0; step < DK / 64; step++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            int r = t.first + lane / 4 + i % 2 * 8;
-            int k = quarter * (DK / 4) + 16 * step + lane % 4 * 2 + i / 2 * 8;
-            q[step][i] =
-                r < t.n ? pair_of_row(job.q + (t.number + r) * job.key, k, job.key) : 0;
-        }
-}
-
-/* The warp's quarter of the scores of 16 keys, into shared memory. */
-template <int DK>
-SY_DEVICE void score_stage(latent_shared<DK> *sh, int stage, const uint32_t (*q)[4]) {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int quarter = warp / 2, key = warp % 2 * 16;
-    float s[2][4] = {};
-    const uint16_t *own = &sh->kv[stage % 2][key + lane / 16 * 8 + lane % 8]
-                                 [quarter * (DK / 4) + lane / 8 % 2 * 8];
-#pragma unroll
-    for (int step = 0; step < DK / 64; step++) {
-        uint32_t b[4];
-        sy_ldmatrix_x4(b, own + 16 * step);
-        sy_mma_bf16(s[0], q[step], b);
-        sy_mma_bf16(s[1], q[step], b + 2);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float *to = &sh->score[quarter][lane / 4 + 8 * half][key + 8 * i + lane % 4 * 2];
-            sy_store8(to, make_uint2(__float_as_uint(s[i][2 * half]),
-                                     __float_as_uint(s[i][2 * half + 1])));
-        }
-}
-
-/* The (m, l) of the warp's two rows, alike on all lanes. */
-typedef struct row_sums {
-    float m[ROWS_OF_WARP], l[ROWS_OF_WARP];
-} row_sums;
-
-SY_DEVICE void clear(row_sums *s) {
-    s->m[0] = s->m[1] = minus_infinity();
-    s->l[0] = s->l[1] = 0.0f;
-}
-
-/* Scores to p; the state takes up the stage. */
-template <int DK>
-SY_DEVICE void soften_stage(const latent_job &job,
-                            latent_shared<DK> *sh,
-                            const latent_tile &t,
-                            int stage,
-                            row_sums *state) {
+SY_DEVICE void join_rows(latent_shared<DK> *sh, row_sums *total, row_sums *state) {
     int lane = (int)threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < ROWS_OF_WARP; i++) {
         int row = (int)threadIdx.x / 32 * ROWS_OF_WARP + i;
-        float s = (sh->score[0][row][lane] + sh->score[1][row][lane]) +
-                  (sh->score[2][row][lane] + sh->score[3][row][lane]);
-        int back = position_of(job, t, row) - (stage * STAGE + lane); /* < 0: too large below */
-        s = (unsigned)back < (unsigned)job.window ? s * job.scale : minus_infinity();
-        float decay = raise_max(&state->m[i], sy_warp_max(s));
-        float p = sy_exp2(s - finite_max(state->m[i]));
-        state->l[i] = fmaf(state->l[i], decay, sy_warp_sum(p));
-        sh->p[row][lane] = sy_float_bf16(p);
-        if (lane == 0) sh->decay[row] = decay;
+        float keep, add;
+        join_states(&total->m[i], &total->l[i], state->m[i], state->l[i], &keep, &add);
+        if (lane == 0) sh->keep[row] = keep;
+        if (lane == 0) sh->add[row] = add;
     }
+    clear(state);
 }
 
-/* o = o decay + P V for the warp's 8 * TILES columns. */
+/* The vectors likewise; that of the next split begins at 0. */
 template <int DK, int TILES>
-SY_DEVICE void add_stage(const latent_shared<DK> *sh, int stage, float (*o)[4]) {
-    int lane = (int)threadIdx.x % 32, column = (int)threadIdx.x / 32 * 8 * TILES;
-    float decay[2] = {sh->decay[lane / 4], sh->decay[lane / 4 + 8]};
-    uint32_t a[2][4];
-    sy_ldmatrix_x4(a[0], &sh->p[lane % 16][lane / 16 * 8]);
-    sy_ldmatrix_x4(a[1], &sh->p[lane % 16][16 + lane / 16 * 8]);
+SY_DEVICE void join_outputs(const latent_shared<DK> *sh, float (*total)[4], float (*o)[4]) {
+    int lane = (int)threadIdx.x % 32;
+    float keep[2] = {sh->keep[lane / 4], sh->keep[lane / 4 + 8]};
+    float add[2] = {sh->add[lane / 4], sh->add[lane / 4 + 8]};
 #pragma unroll
-    for (int i = 0; i < TILES; i++) {
-        uint32_t b[4];
+    for (int i = 0; i < TILES; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
-            o[i][j] *= decay[j / 2];
-        sy_ldmatrix_x4_trans(b, &sh->kv[stage % 2][lane][column + 8 * i]);
-        sy_mma_bf16(o[i], a[0], b);
-        sy_mma_bf16(o[i], a[1], b + 2);
-    }
-}
-
-/* ---- what becomes of a state ---- */
-
-SY_DEVICE bool only_in(const latent_job &job, int position, int split) {
-    return first_split_of<true>(job.window, position) == split &&
-           last_split_of<true>(position) == split;
-}
-
-/* The final factors of the rows whose whole state this is. */
-template <int DK>
-SY_DEVICE void show_scales(const latent_job &job,
-                           latent_shared<DK> *sh,
-                           const latent_tile &t,
-                           const row_sums *s) {
-    if (threadIdx.x % 32 != 0) return;
-#pragma unroll
-    for (int i = 0; i < ROWS_OF_WARP; i++) {
-        int row = (int)threadIdx.x / 32 * ROWS_OF_WARP + i;
-        int head = (t.first + row) % job.heads;
-        sh->scale[row] = final_scale(job.sinks, head, s->m[i], s->l[i]);
-    }
-}
-
-/* o of the tile's rows, those that see no other split if `only` is not negative. */
-template <int DK, int TILES>
-SY_DEVICE void store_output(const latent_job &job,
-                            const latent_shared<DK> *sh,
-                            const latent_tile &t,
-                            int only,
-                            const float (*o)[4]) {
-    int lane = (int)threadIdx.x % 32, column = (int)threadIdx.x / 32 * 8 * TILES;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int row = lane / 4 + 8 * half;
-        if (t.first + row >= t.n) continue;
-        if (only >= 0 && !only_in(job, position_of(job, t, row), only)) continue;
-        float scale = sh->scale[row];
-        uint16_t *to = job.o + (t.number + t.first + row) * job.d;
-#pragma unroll
-        for (int i = 0; i < TILES; i++) {
-            int c = column + 8 * i + lane % 4 * 2;
-            uint32_t two = final_pair(o[i][2 * half], o[i][2 * half + 1], scale);
-            if (job.d % 2 == 0 && c < job.d) *(bf16_pair *)(void *)(to + c) = two;
-            if (job.d % 2 != 0 && c < job.d) to[c] = (uint16_t)two;
-            if (job.d % 2 != 0 && c + 1 < job.d) to[c + 1] = (uint16_t)(two >> 16);
+        for (int j = 0; j < 4; j++) {
+            total[i][j] = join_value(total[i][j], keep[j / 2], o[i][j], add[j / 2]);
+            o[i][j] = 0.0f;
         }
-    }
 }
 
-/* The state of the rows that see this split and others, into scratch. */
-template <int TILES>
-SY_DEVICE void store_state(const latent_job &job,
-                           const latent_tile &t,
-                           int split,
-                           const row_sums *s,
-                           const float (*o)[4]) {
-    int lane = (int)threadIdx.x % 32, warp = (int)threadIdx.x / 32;
-    int64_t base = split * ((int64_t)job.rows * job.heads) + t.number + t.first;
-#pragma unroll
-    for (int i = 0; i < ROWS_OF_WARP; i++) {
-        int row = warp * ROWS_OF_WARP + i;
-        if (lane == 0 && t.first + row < t.n)
-            job.state[base + row] = make_float2(s->m[i], s->l[i]);
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int row = lane / 4 + 8 * half, position = position_of(job, t, row);
-        if (t.first + row >= t.n || only_in(job, position, split)) continue;
-        if (split < first_split_of<true>(job.window, position) ||
-            split > last_split_of<true>(position))
-            continue;
-        float *to = job.state_o + (base + row) * job.d;
-#pragma unroll
-        for (int i = 0; i < TILES; i++)
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-                int c = (warp * TILES + i) * 8 + lane % 4 * 2 + j;
-                if (c < job.d) to[c] = o[i][2 * half + j];
-            }
-    }
-}
-
-/* Joins the states of the tile's rows that have more than one, ascending. */
-SY_DEVICE void join_splits(const latent_job &job, const latent_tile &t) {
-    enum { AHEAD = 8 }; /* states under way at a time */
-    int64_t stride = (int64_t)job.rows * job.heads;
-    int n = min((int)TILE, t.n - t.first) * job.d;
-#pragma unroll 1
-    for (int item = (int)threadIdx.x; item < n; item += THREADS) {
-        int row = item / job.d, c = item - row * job.d, position = position_of(job, t, row);
-        int begin = first_split_of<true>(job.window, position);
-        int last = last_split_of<true>(position);
-        if (begin == last) continue;
-        int64_t number = t.number + t.first + row;
-        float m = minus_infinity(), l = 0.0f, o = 0.0f;
-#pragma unroll 1
-        for (int first = begin; first <= last; first += AHEAD) {
-            float2 state[AHEAD];
-            float value[AHEAD];
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                int64_t at = min(first + i, last) * stride + number;
-                state[i] = job.state[at];
-                value[i] = job.state_o[at * job.d + c];
-            }
-#pragma unroll
-            for (int i = 0; i < AHEAD; i++) {
-                float keep, add;
-                if (first + i > last) break;
-                join_states(&m, &l, state[i].x, state[i].y, &keep, &add);
-                o = join_value(o, keep, value[i], add);
-            }
-        }
-        float scale = final_scale(job.sinks, (t.first + row) % job.heads, m, l);
-        job.o[number * job.d + c] = (uint16_t)final_pair(o, 0.0f, scale);
-    }
-}
-
-/* ---- the walk ---- */
-
-/* The tile over stages [begin, end) of its sequence. ONE_SPLIT: they are of `split`, whose state
- * is stored; otherwise they are all, and the output is stored. Three barriers a stage: the keys
- * are there, and all are done with the last ones and with p; the scores are there; p is there. */
+/* The tile over pages [begin, end) of its sequence. ONE_SPLIT: they are of `split`, whose state
+ * is stored; otherwise they are all, and the output is stored. Five barriers a page: the first
+ * half is there, and all are done with the last page's second; the second half is there; the
+ * scores are there; p is there; all are done with the first half. */
 template <int DK, int DV, bool ONE_SPLIT>
 SY_DEVICE void walk(const latent_job &job,
                     latent_shared<DK> *sh,
@@ -326,50 +61,37 @@ SY_DEVICE void walk(const latent_job &job,
                     int end,
                     int split) {
     constexpr int TILES = DV / 8 / WARPS;
-    int last = position_of(job, t, TILE - 1), row0 = (int)threadIdx.x / 32 * ROWS_OF_WARP;
-    int lane = (int)threadIdx.x % 32;
+    int last = position_of(job, t, TILE - 1);
     uint32_t q[DK / 64][4];
     float o[TILES][4] = {}, total_o[ONE_SPLIT ? 1 : TILES][4] = {};
     row_sums state, total;
     clear(&state);
     clear(&total);
-    load_stage(job, sh, t, begin, last);
+    load_half(job, sh, t, begin, 0, last);
     load_queries<DK>(job, t, q);
 #pragma unroll 1
-    for (int stage = begin; stage < end; stage++) {
-        bool closes = stage + 1 == end || split_of_page<true>((stage + 1) / PAGE_STAGES) !=
-                                              split_of_page<true>(stage / PAGE_STAGES);
+    for (int page = begin; page < end; page++) {
+        bool closes =
+            page + 1 == end || split_of_page<true>(page + 1) != split_of_page<true>(page);
         sy_cp_async_wait<0>();
         __syncthreads();
-        if (stage + 1 < end) load_stage(job, sh, t, stage + 1, last);
-        score_stage(sh, stage, q);
+        load_half(job, sh, t, page, 1, last);
+        score_half(sh, 0, q);
+        sy_cp_async_wait<0>();
         __syncthreads();
-        soften_stage(job, sh, t, stage, &state);
-        if (!ONE_SPLIT && closes) {
-#pragma unroll
-            for (int i = 0; i < ROWS_OF_WARP; i++) {
-                float keep, add;
-                join_states(&total.m[i], &total.l[i], state.m[i], state.l[i], &keep, &add);
-                if (lane == 0) sh->keep[row0 + i] = keep;
-                if (lane == 0) sh->add[row0 + i] = add;
-            }
-            clear(&state);
-        }
-        if (stage + 1 == end) show_scales(job, sh, t, ONE_SPLIT ? &state : &total);
+        score_half(sh, 1, q);
         __syncthreads();
-        add_stage<DK, TILES>(sh, stage, o);
-        if (!ONE_SPLIT && closes) {
-            float keep[2] = {sh->keep[lane / 4], sh->keep[lane / 4 + 8]};
-            float add[2] = {sh->add[lane / 4], sh->add[lane / 4 + 8]};
-#pragma unroll
-            for (int i = 0; i < TILES; i++)
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    float *sum = &total_o[ONE_SPLIT ? 0 : i][j];
-                    *sum = join_value(*sum, keep[j / 2], o[i][j], add[j / 2]);
-                    o[i][j] = 0.0f;
-                }
-        }
+        soften_page(job, sh, t, page, &state);
+        if (!ONE_SPLIT && closes) join_rows(sh, &total, &state);
+        if (page + 1 == end) show_scales(job, sh, t, ONE_SPLIT ? &state : &total);
+        __syncthreads();
+        decay_output<DK, TILES>(sh, o);
+        add_half<DK, TILES>(sh, 0, o);
+        __syncthreads();
+        if (page + 1 < end) load_half(job, sh, t, page + 1, 0, last);
+        add_half<DK, TILES>(sh, 1, o);
+        if constexpr (!ONE_SPLIT)
+            if (closes) join_outputs<DK, TILES>(sh, total_o, o);
     }
     if constexpr (ONE_SPLIT) {
         store_output<DK, TILES>(job, sh, t, split, o);
@@ -414,8 +136,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     SY_SHARED_STRUCT(latent_shared<DK>, sh);
     latent_tile t;
     if (!find_tile(job, &t)) return;
-    int begin = first_page_of(job.window, t.position + t.first / job.heads) * PAGE_STAGES;
-    walk<DK, DV, false>(job, sh, t, begin, position_of(job, t, TILE - 1) / STAGE + 1, 0);
+    int begin = first_page_of(job.window, t.position + t.first / job.heads);
+    walk<DK, DV, false>(job, sh, t, begin, position_of(job, t, TILE - 1) / PAGE + 1, 0);
 }
 
 /* Grid: x as find_tile says, y splits, taken in turns where a tile has more. A block without a
@@ -432,8 +154,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     if ((int)blockIdx.y >= n_splits) return;
     for (int i = (int)blockIdx.y; i < n_splits; i += (int)gridDim.y) {
         int split = first_split + i;
-        int begin = max(split_first_page<true>(split), first_page) * PAGE_STAGES;
-        int end = min(split_first_page<true>(split + 1) * PAGE_STAGES, last / STAGE + 1);
+        int begin = max(split_first_page<true>(split), first_page);
+        int end = min(split_first_page<true>(split + 1), last / PAGE + 1);
         if (i >= (int)gridDim.y) __syncthreads();
         walk<DK, DV, true>(job, sh, t, begin, end, split);
     }
