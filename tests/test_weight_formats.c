@@ -344,6 +344,86 @@ static void packed_integers_of_another_shape_are_refused(void **state) {
     }
 }
 
+/* ---- configs that contradict the tensors, or leave something open ---- */
+
+static json_t *quantization(edited_model *e) {
+    return json_object_get(e->config, "quantization_config");
+}
+
+/* Drops all tensors whose names end so; returns how many. */
+static int drop_all(edited_model *e, const char *suffix) {
+    int n = 0;
+    for (int i = e->n - 1; i >= 0; i--) {
+        const char *name = e->tensor[i].name;
+        size_t length = strlen(name), m = strlen(suffix);
+        if (length < m || strcmp(name + length - m, suffix) != 0) continue;
+        free(e->tensor[i].data);
+        e->tensor[i] = e->tensor[--e->n];
+        n++;
+    }
+    return n;
+}
+
+static void expect_status(edited_model *e, sy_status expected, const char *what) {
+    loaded l;
+    sy_status st = load(e, &l);
+    if (st != expected || strstr(sy_last_error(), what) == NULL)
+        fail_msg("expected \"%s\", found %s: %s", what, sy_status_name(st), sy_last_error());
+    unload(&l);
+    edited_close(e);
+}
+
+/* The config's word for how zero points are stored does not matter where all of them are 8. */
+static void zero_points_of_symmetric_gptq_are_told_by_their_values(void **state) {
+    (void)state;
+    edited_model right, relabelled;
+    loaded l[2];
+    edited_open(&right, "tiny/quantised_gptq");
+    edited_open(&relabelled, "tiny/quantised_gptq");
+    json_object_set_new(quantization(&relabelled), "checkpoint_format", json_string("gptq_v2"));
+    MUST(load(&right, &l[0]));
+    MUST(load(&relabelled, &l[1]));
+    assert_int_equal(l[0].weights->bytes, l[1].weights->bytes);
+    assert_memory_equal(l[0].weights->block, l[1].weights->block, l[0].weights->bytes);
+    unload(&l[0]);
+    unload(&l[1]);
+    edited_close(&right);
+    edited_close(&relabelled);
+}
+
+static void zero_points_that_are_not_symmetric_are_refused_where_announced_so(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_gptq_v2");
+    json_object_set_new(quantization(&e), "sym", json_true());
+    expect_status(&e, SY_ERR_FORMAT, "expected zero points of 7 or of 8");
+}
+
+static void an_announced_order_of_inputs_needs_its_index(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_gptq");
+    json_object_set_new(quantization(&e), "desc_act", json_true());
+    drop_all(&e, ".g_idx");
+    expect_status(&e, SY_ERR_FORMAT, "g_idx\" is missing");
+}
+
+static void announced_zero_points_have_to_be_there(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_int4_zeros");
+    assert_true(drop_all(&e, ".weight_zero_point") > 0);
+    expect_status(&e, SY_ERR_FORMAT, "weight_zero_point\" is missing");
+}
+
+static void blocks_of_another_size_are_refused(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_fp8_block");
+    json_object_set_new(quantization(&e), "weight_block_size", json_pack("[i, i]", 130, 130));
+    expect_status(&e, SY_ERR_UNSUPPORTED, "expected 128 x 128");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_layout_reaches_the_backend_as_it_is),
@@ -351,6 +431,11 @@ int main(void) {
         cmocka_unit_test(a_part_of_another_shape_is_refused_with_both_shapes),
         cmocka_unit_test(a_part_of_another_dtype_is_refused_by_name),
         cmocka_unit_test(a_scale_that_is_no_number_is_refused),
+        cmocka_unit_test(zero_points_of_symmetric_gptq_are_told_by_their_values),
+        cmocka_unit_test(zero_points_that_are_not_symmetric_are_refused_where_announced_so),
+        cmocka_unit_test(an_announced_order_of_inputs_needs_its_index),
+        cmocka_unit_test(announced_zero_points_have_to_be_there),
+        cmocka_unit_test(blocks_of_another_size_are_refused),
         cmocka_unit_test(packed_integers_of_another_shape_are_refused),
         cmocka_unit_test(a_factor_that_is_no_number_is_refused),
     };
