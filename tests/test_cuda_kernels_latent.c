@@ -283,6 +283,12 @@ static void what_is_not_computed_is_refused(void **state) {
     spec.attn.qkv_bias = false;
     spec.attn.qk_clip = 8;
     assert_int_equal(cuda_be->ops->check(cuda_be, &spec), SY_ERR_UNSUPPORTED);
+    spec.attn = attention_of(4, 2, 256);
+    MUST(cuda_be->ops->check(cuda_be, &spec));
+    spec.attn.head_dim = 258;
+    assert_int_equal(cuda_be->ops->check(cuda_be, &spec), SY_ERR_UNSUPPORTED);
+    spec.attn.head_dim = 63;
+    assert_int_equal(cuda_be->ops->check(cuda_be, &spec), SY_ERR_UNSUPPORTED);
 }
 
 int main(void) {

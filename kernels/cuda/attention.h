@@ -14,7 +14,7 @@
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/ptx.h"
 
-enum { ATTN_MAX_HEAD_DIM = 256 };
+enum { ATTN_MAX_HEAD_DIM = SY_CUDA_MAX_HEAD_DIM };
 
 /* Pages of a split: FIRST each below page FIRST_END, SECOND below SECOND_END, THIRD beyond. */
 template <bool LATENT> struct split_sizes {

@@ -3,7 +3,10 @@
 
 /* The first thing that is asked for and missing; NULL: nothing. */
 static const char *missing(const sy_attn_spec *a) {
-    if (a->kind != SY_ATTN_MLA) return NULL;
+    if (a->kind != SY_ATTN_MLA) {
+        bool fits = a->head_dim <= SY_CUDA_MAX_HEAD_DIM && a->head_dim % 2 == 0;
+        return fits ? NULL : "heads of an odd width or of more than 256 values";
+    }
     if (a->qkv_bias) return "latent attention with biases of q, k and v";
     if (a->qk_norm != SY_QK_NORM_NONE) return "latent attention with norms of q and k";
     if (a->qk_clip != 0) return "latent attention with a clip of q, k and v";

@@ -19,6 +19,7 @@ extern "C" {
 enum { SY_CUDA_MAX_SHARED = 99 * 1024 }; /* bytes of shared memory a block may take anywhere */
 /* c and c + rope of latent attention, at most: what shared memory holds of a tile. */
 enum { SY_CUDA_MAX_LATENT = 512, SY_CUDA_MAX_LATENT_KEY = 576 };
+enum { SY_CUDA_MAX_HEAD_DIM = 256 }; /* D of grouped queries, at most */
 
 /* One step's record on the device (pointers into cu->record), uploaded by begin_step. `bound`
  * members are host values that launches are made for; actual numbers lie in `count`. */
