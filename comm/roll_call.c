@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "base/checked.h"
 #include "base/clock.h"
 #include "base/memory.h"
 #include "comm/liveness_page.h"
@@ -14,6 +15,9 @@ typedef struct standing {
 
 /* Calls that are remembered, to find the one in which two ranks went apart. */
 enum { REMEMBERED = 32 };
+/* Those of them that others are told: few, so that a transport sends an announcement at once, also
+ * to a rank that takes none. */
+enum { TOLD = 5 };
 
 /* A call as one rank made it with another. */
 typedef struct made_call {
@@ -27,7 +31,7 @@ typedef struct made_call {
 typedef struct announcement {
     uint64_t mark;
     standing standing;
-    made_call call[REMEMBERED]; /* call n at n % REMEMBERED */
+    made_call call[TOLD]; /* from the first that is not done on, or the latest */
 } announcement;
 
 struct sy_roll {
@@ -39,12 +43,14 @@ struct sy_roll {
     int *position; /* [R] */
     uint64_t mark;
     standing mine;
-    standing *all;       /* [R] */
-    announcement *tell;  /* [R]; must stay while a send may be under way */
-    announcement *heard; /* [R]; of those that answered */
-    MPI_Request *sends;  /* [R] */
-    bool *answered;      /* [R] */
-    int n_answered;      /* without this rank's own */
+    standing *all;                 /* [R] */
+    made_call (*made)[REMEMBERED]; /* [R]; call n at n % REMEMBERED */
+    int64_t latest;                /* number of the last call */
+    announcement *tell;            /* [R]; must stay while a send may be under way */
+    announcement *heard;           /* [R]; of those that answered */
+    MPI_Request *sends;            /* [R] */
+    bool *answered;                /* [R] */
+    int n_answered;                /* without this rank's own */
 };
 
 static uint64_t ranks_of(const sy_roll *roll) {
@@ -56,6 +62,7 @@ static sy_status create_tables(sy_roll *roll) {
     uint64_t n = ranks_of(roll);
     SY_TRY(sy_mem_alloc(&roll->position, n * sizeof *roll->position, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->all, n * sizeof *roll->all, "roll call"));
+    SY_TRY(sy_mem_alloc(&roll->made, n * sizeof *roll->made, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->tell, n * sizeof *roll->tell, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->heard, n * sizeof *roll->heard, "roll call"));
     SY_TRY(sy_mem_alloc(&roll->sends, n * sizeof(MPI_Request), "roll call"));
@@ -100,6 +107,7 @@ void sy_roll_destroy(sy_roll *roll) {
     sy_page_close(roll->page, roll->page_bytes);
     sy_mem_free(roll->answered, n * sizeof *roll->answered);
     sy_mem_free(roll->heard, n * sizeof *roll->heard);
+    sy_mem_free(roll->made, n * sizeof *roll->made);
     sy_mem_free(roll->all, n * sizeof *roll->all);
     sy_mem_free(roll->position, n * sizeof *roll->position);
     if (pending) return; /* MPI may still read `tell`; the process is about to end anyway */
@@ -130,7 +138,16 @@ void sy_roll_note(sy_roll *roll,
                   int peer,
                   uint64_t send,
                   uint64_t receive) {
-    roll->tell[peer].call[number % REMEMBERED] = (made_call){number, kind, send, receive};
+    roll->made[peer][number % REMEMBERED] = (made_call){number, kind, send, receive};
+    roll->latest = number;
+}
+
+static void tell_calls(const sy_roll *roll, int peer, made_call call[TOLD]) {
+    int64_t first = sy_max(sy_min(roll->mine.done, roll->latest - TOLD + 1), 1);
+    for (int i = 0; i < TOLD; i++) {
+        const made_call *c = &roll->made[peer][(first + i) % REMEMBERED];
+        call[i] = c->number == first + i ? *c : (made_call){0};
+    }
 }
 
 static void tell_all(sy_roll *roll) {
@@ -139,6 +156,7 @@ static void tell_all(sy_roll *roll) {
         if (r == sy_comm_rank(roll->comm)) continue;
         a->mark = roll->mark;
         a->standing = roll->mine;
+        tell_calls(roll, r, a->call);
         MPI_Isend(a, (int)sizeof *a, MPI_BYTE, r, roll->tag, sy_comm_mpi(roll->comm),
                   &roll->sends[r]);
     }
@@ -257,16 +275,11 @@ static bool differ(const made_call *mine, const made_call *theirs) {
            mine->receive != theirs->send;
 }
 
-/* The first call that both ranks remember and did not make alike; 0: none. */
-static int64_t first_parting(const sy_roll *roll, int r) {
-    int64_t first = 0;
-    for (int i = 0; i < REMEMBERED; i++) {
-        const made_call *mine = &roll->tell[r].call[i], *theirs = &roll->heard[r].call[i];
-        if (mine->number == 0 || mine->number != theirs->number || !differ(mine, theirs))
-            continue;
-        if (first == 0 || mine->number < first) first = mine->number;
-    }
-    return first;
+/* The own call that another rank's is to be compared with; NULL if it is not remembered. */
+static const made_call *counterpart(const sy_roll *roll, int r, const made_call *theirs) {
+    if (theirs->number <= 0) return NULL;
+    const made_call *mine = &roll->made[r][theirs->number % REMEMBERED];
+    return mine->number == theirs->number ? mine : NULL;
 }
 
 static void describe_call(const made_call *c, int with, char *text, size_t size) {
@@ -277,34 +290,37 @@ static void describe_call(const made_call *c, int with, char *text, size_t size)
                  (unsigned long long)c->send, (unsigned long long)c->receive);
 }
 
-static bool remembers_common(const sy_roll *roll, int r) {
-    for (int i = 0; i < REMEMBERED; i++)
-        if (roll->tell[r].call[i].number != 0 &&
-            roll->tell[r].call[i].number == roll->heard[r].call[i].number)
-            return true;
-    return false;
-}
-
 /* How this rank's calls compare with those of the ranks that answered. */
 typedef struct comparison {
     int n_compared, n_apart;
     int other; /* a rank with which the first of the differing calls was made; -1: none differs */
-    int64_t number; /* of that call */
+    const made_call *mine, *theirs; /* that call */
 } comparison;
+
+/* Calls are told in ascending order: the first that differs counts. */
+static void compare_with(const sy_roll *roll, int r, comparison *c) {
+    bool compared = false;
+    for (int i = 0; i < TOLD; i++) {
+        const made_call *theirs = &roll->heard[r].call[i];
+        const made_call *mine = counterpart(roll, r, theirs);
+        if (mine == NULL) continue;
+        compared = true;
+        if (!differ(mine, theirs)) continue;
+        c->n_apart++;
+        if (c->other < 0 || mine->number < c->mine->number) {
+            c->other = r;
+            c->mine = mine;
+            c->theirs = theirs;
+        }
+        break;
+    }
+    c->n_compared += compared;
+}
 
 static comparison compare_calls(const sy_roll *roll) {
     comparison c = {.other = -1};
-    for (int r = 0; r < sy_comm_size(roll->comm); r++) {
-        if (r == sy_comm_rank(roll->comm) || !roll->answered[r] || !remembers_common(roll, r))
-            continue;
-        int64_t first = first_parting(roll, r);
-        c.n_compared++;
-        if (first == 0) continue;
-        c.n_apart++;
-        if (c.other >= 0 && first >= c.number) continue;
-        c.number = first;
-        c.other = r;
-    }
+    for (int r = 0; r < sy_comm_size(roll->comm); r++)
+        if (r != sy_comm_rank(roll->comm) && roll->answered[r]) compare_with(roll, r, &c);
     return c;
 }
 
@@ -317,16 +333,14 @@ static bool describe_parting(const sy_roll *roll, char *text, size_t size) {
     bool mine = c.n_compared > 1 && 2 * c.n_apart > c.n_compared;
     bool known = mine || (c.n_compared > 1 && 2 * c.n_apart < c.n_compared);
     int first = mine ? me : c.other, second = mine ? c.other : me;
-    const made_call *own = &roll->tell[c.other].call[c.number % REMEMBERED];
-    const made_call *theirs = &roll->heard[c.other].call[c.number % REMEMBERED];
     char what[2][96];
-    describe_call(mine ? own : theirs, second, what[0], sizeof what[0]);
-    describe_call(mine ? theirs : own, first, what[1], sizeof what[1]);
+    describe_call(mine ? c.mine : c.theirs, second, what[0], sizeof what[0]);
+    describe_call(mine ? c.theirs : c.mine, first, what[1], sizeof what[1]);
     snprintf(text, size,
              "rank %d on host %s %s: as call %lld between devices it %s, where rank %d %s",
              first, sy_comm_host_name(roll->comm, first),
-             known ? "goes its own way" : "does not call as this one does", (long long)c.number,
-             what[0], second, what[1]);
+             known ? "goes its own way" : "does not call as this one does",
+             (long long)c.mine->number, what[0], second, what[1]);
     return true;
 }
 
