@@ -323,6 +323,21 @@ expect_same(const sy_layer_spec *spec, const float *expected, const schedule *ho
     free(found);
 }
 
+/* One row at a time, in chunks, alone or in a batch, on any threads and instruction set, in pages
+ * that were clean or not: the same bits. */
+static inline void expect_same_in_every_cut(const sy_layer_spec *spec, sy_dtype act) {
+    float *expected =
+        run_schedule(spec, &(schedule){act, SY_BF16, "auto", 1, CONTEXT, false, 0});
+    expect_same(spec, expected, &(schedule){act, SY_BF16, "auto", 2, 1, true, 0xff});
+    expect_same(spec, expected, &(schedule){act, SY_BF16, "auto", 3, 1, false, 0});
+    expect_same(spec, expected, &(schedule){act, SY_BF16, "auto", 1, 7, false, 0x7f});
+    expect_same(spec, expected, &(schedule){act, SY_BF16, "auto", 3, 64, false, 0});
+    expect_same(spec, expected, &(schedule){act, SY_BF16, "auto", 2, 100, true, 0xff});
+    for (int j = 0; j < N_ISA; j++)
+        expect_same(spec, expected, &(schedule){act, SY_BF16, isa_names[j], 2, 90, true, 0xbf});
+    free(expected);
+}
+
 /* The run's bits in one number. A number that a test keeps changes with SY_NUMERICS_VERSION only. */
 static inline void expect_bits(const sy_layer_spec *spec, sy_dtype act, uint64_t expected) {
     float *found = run_schedule(spec, &(schedule){act, SY_BF16, "auto", 2, 100, true, 0});
