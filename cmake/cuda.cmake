@@ -1,8 +1,8 @@
 # How the CUDA backend is built. Sets SY_CUDA_KIND to none, device or emulated, and defines
 # sy_cuda_kernels(target files...), which makes the .cu files of a target be compiled that way.
 
-set(SY_CUDA_ARCHS "80;90;100;103;120;121" CACHE STRING
-  "GPU architectures to make machine code for. PTX of compute_80 is added for others")
+set(SY_CUDA_ARCHS "80;90;100;103;120f" CACHE STRING
+  "GPU architectures; 120f covers sm_120 and sm_121. PTX of compute_80 is added for others")
 set(SY_CUDA_KIND none)
 
 if(SY_CUDA STREQUAL "EMULATED")
@@ -32,11 +32,16 @@ elseif(NOT SY_CUDA STREQUAL "OFF")
 endif()
 message(STATUS "CUDA backend: ${SY_CUDA_KIND}")
 
-# The kernels use nothing beyond compute_80, so that all machine code is made of one PTX: half the
-# time of a compilation for each architecture by itself.
+# The kernels use nothing beyond compute_80, so that one PTX serves most architectures, which halves
+# the time of compiling. From it, registers of sm_120 do not suffice for all kernels.
 set(sy_cuda_gencode "-gencode=arch=compute_80,code=compute_80")
 foreach(arch ${SY_CUDA_ARCHS})
-  list(APPEND sy_cuda_gencode "-gencode=arch=compute_80,code=sm_${arch}")
+  if(arch STREQUAL "120f")
+    list(APPEND sy_cuda_gencode "-gencode=arch=compute_120f,code=sm_120"
+      "-gencode=arch=compute_120f,code=sm_121")
+  else()
+    list(APPEND sy_cuda_gencode "-gencode=arch=compute_80,code=sm_${arch}")
+  endif()
 endforeach()
 
 function(sy_cuda_kernels target)

@@ -154,6 +154,22 @@ find_gpu() {
         memory_mib=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 }
 
+# The value of SY_CUDA_ARCHS for that capability: 120f serves 12.0 and 12.1.
+architecture() {
+    case $capability in
+        12.*) echo 120f ;;
+        *) tr -d . <<< "$capability" ;;
+    esac
+}
+
+# nvcc's -gencode for it, as the build has it.
+gencode() {
+    case $capability in
+        12.*) echo "arch=compute_120f,code=sm_${capability//./}" ;;
+        *) echo "arch=compute_80,code=sm_${capability//./}" ;;
+    esac
+}
+
 # ---- building ----
 
 configure_and_build() {
@@ -163,7 +179,7 @@ configure_and_build() {
     if $emulated; then
         options+=(-DSY_CUDA=EMULATED)
     else
-        options+=(-DSY_CUDA=ON "-DSY_CUDA_ARCHS=${capability//./}")
+        options+=(-DSY_CUDA=ON "-DSY_CUDA_ARCHS=$(architecture)")
     fi
     cmake -S "$root" -B "$build" "${options[@]}"
     cmake --build "$build" -j "$jobs"
@@ -182,8 +198,7 @@ compile_cuda() {
 
 # nvcc with the build's own flags, for this GPU.
 compile_for_gpu() {
-    nvcc -std=c++17 -O3 -fmad=false -I "$root" -gencode \
-        "arch=compute_80,code=sm_${capability//./}" "$@"
+    nvcc -std=c++17 -O3 -fmad=false -I "$root" -gencode "$(gencode)" "$@"
 }
 
 # ---- steps: exit code 0 passed, 77 skipped, else failed. figure: what the results file shows ----

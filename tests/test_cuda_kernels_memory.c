@@ -128,20 +128,6 @@ static void impossible_matrices_are_refused(void **state) {
     assert_int_equal(ops->pack(cuda_be, &m, 0, 64, 64, &bf16), SY_ERR_INTERNAL);
     assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 63, &bf16), SY_ERR_INTERNAL);
     assert_int_equal(ops->pack(cuda_be, &m, 0, 0, 64, &f16), SY_ERR_UNSUPPORTED);
-    static const sy_dtype quantised[] = {SY_F8_E4M3, SY_F4, SY_U4};
-    for (int i = 0; i < 3; i++) {
-        sy_matrix q = {.data = m.data,
-                       .dtype = quantised[i],
-                       .parts = 1,
-                       .n = 100,
-                       .k = 16,
-                       .quant = {.scale = SY_F32, .group = 16, .outputs = 1}};
-        static const float scales[64];
-        sy_weight_source codes = {quantised[i], src, scales, NULL};
-        assert_true(ops->matrix_bytes(cuda_be, &q) == UINT64_MAX);
-        assert_int_equal(ops->pack(cuda_be, &q, 0, 0, 64, &codes), SY_ERR_UNSUPPORTED);
-        assert_non_null(strstr(sy_last_error(), "quantised"));
-    }
     end_case();
 }
 

@@ -4,6 +4,7 @@
  * timeout: 300 */
 #ifdef SY_CUDA_EMULATED
 #include "tests/cuda_traffic_fixture.h"
+#include "tests/format_fixture.h"
 
 enum { MOST_HEADS = 128 };
 
@@ -364,6 +365,38 @@ static void latent_attention_reads_a_latent_once_for_16_heads(void **state) {
     check_latent(&v3, 1, true);
 }
 
+/* ---- quantised weights ---- */
+
+/* Codes, scales and zero points once; of blocks of outputs each of the block's tiles reads the
+ * scales for itself, and each tile its factors. */
+static void check_quantised(const format_case *f, int n_rows) {
+    enum { HIDDEN = 512, HEADS = 16, HEAD_DIM = 128, K = HEADS * HEAD_DIM };
+    layer l = {.n_rows = n_rows};
+    l.spec.attn = (sy_attn_spec){.heads = HEADS, .kv_heads = HEADS, .head_dim = HEAD_DIM};
+    l.w.o = (sy_matrix){.dtype = f->dtype, .parts = 1, .n = HIDDEN, .k = K, .quant = f->quant};
+    l.weight_bytes = (int64_t)bytes_of(&l.w.o);
+    l.weights = l.w.o.data = room(l.weight_bytes);
+    l.o = room(n_rows * (int64_t)K * 2);
+    l.x = room(n_rows * (int64_t)HIDDEN * 4);
+    snprintf(where, sizeof where, "%s, %d x %d, %d rows", f->name, (int)HIDDEN, (int)K, n_rows);
+    print_head();
+    begin_count(&l);
+    MUST(run_attn_out(&l));
+    total t = end_count("attn_out");
+    uint64_t again = (uint64_t)sy_ceil_div(n_rows, 32), all = (uint64_t)l.weight_bytes;
+    expect_bytes("attn_out", "weights read", t.weights, all - 128,
+                 n_rows <= 32 ? all + all / 100 : again * (all + all / 16));
+    end_case();
+}
+
+static void quantised_weights_are_read_once(void **state) {
+    (void)state;
+    static const int rows[] = {1, 8, 32, 64};
+    for (int f = 0; f < N_FORMATS; f++)
+        for (int i = 0; i < 4; i++)
+            check_quantised(&formats[f], rows[i]);
+}
+
 /* ---- steps that a decode step does not have ---- */
 
 static void check_pack(int parts) {
@@ -432,6 +465,7 @@ int main(void) {
         cmocka_unit_test(decode_reads_each_weight_once_in_whole_sectors),
         cmocka_unit_test(prefill_reads_whole_sectors),
         cmocka_unit_test(latent_attention_reads_a_latent_once_for_16_heads),
+        cmocka_unit_test(quantised_weights_are_read_once),
         cmocka_unit_test(packing_touches_each_byte_once),
         cmocka_unit_test(rows_move_in_whole_sectors)};
     if (!emu_checks_accesses()) {

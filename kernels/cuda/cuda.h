@@ -105,6 +105,12 @@ sy_status sy_cuda_pack(sy_backend *be,
 /* ---- matrix.cu ---- */
 sy_dtype sy_cuda_stored_dtype(const sy_backend *be, sy_dtype file_dtype);
 uint64_t sy_cuda_matrix_bytes(const sy_backend *be, const sy_matrix *m);
+/* What pack asks of the rows and types, whatever the source holds. */
+sy_status sy_cuda_check_pack(const sy_matrix *m,
+                             int part,
+                             int64_t row0,
+                             int64_t n_rows,
+                             sy_dtype src_dtype);
 /* Rows [row0, row0 + n_rows) of a part from device memory src (row-major, any alignment of 2) into
  * fragments. */
 sy_status sy_cuda_pack_device(sy_cuda *cu,

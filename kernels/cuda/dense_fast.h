@@ -4,7 +4,7 @@
  * shape: a row's result depends on how many others there are, which exact numerics forbids. A
  * matrix in fragments is written back to row-major bf16 a piece at a time, in scratch. The router
  * and the experts stay with our own kernels, and so do matrices in half precision, which bf16
- * cannot hold. */
+ * cannot hold, and quantised ones, whose scales it would round. */
 #ifndef SY_KERNELS_CUDA_DENSE_FAST_H
 #define SY_KERNELS_CUDA_DENSE_FAST_H
 

@@ -10,7 +10,7 @@
  * slice is a chain of mma steps from zero; the slices of a leaf are added in ascending order; the
  * leaves are joined by recursive halving of their index (left half: ceil(n / 2)). A step that two
  * leaves share is taken twice, with the other leaf's columns of x put to zero. Nothing here
- * depends on the number of rows. */
+ * depends on the number of rows. Quantised matrices: quant.h, quant_sum.h. */
 #ifndef SY_KERNELS_CUDA_FRAGMENT_H
 #define SY_KERNELS_CUDA_FRAGMENT_H
 
@@ -29,6 +29,7 @@ typedef struct sy_sums {
     int k, steps; /* steps = ceil(k / 16) */
     int leaf;     /* k of a leaf, at least 1 */
     int n_leaves; /* at least 1 */
+    int align;    /* steps; slices begin at multiples of them */
     int slices;   /* of every leaf; the last ones may be empty */
 } sy_sums;
 
@@ -40,7 +41,7 @@ typedef struct sy_segment {
 SY_DEVICE sy_segment sy_segment_of(const sy_sums &s, int index) {
     int leaf = index / s.slices, slice = index - leaf * s.slices;
     int lo = leaf * s.leaf, hi = min(lo + s.leaf, s.k);
-    int begin = lo / SY_STEP_K + slice * SY_SLICE_STEPS;
+    int begin = lo / (SY_STEP_K * s.align) * s.align + slice * SY_SLICE_STEPS;
     int end = min(begin + SY_SLICE_STEPS, (hi + SY_STEP_K - 1) / SY_STEP_K);
     return {begin, end, lo, hi};
 }

@@ -5,6 +5,7 @@
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/quant.h"
 
 enum { THREADS = 256, WARPS = THREADS / 32 };
 
@@ -24,6 +25,7 @@ int64_t sy_cuda_tiles(const sy_matrix *m) {
 
 uint64_t sy_cuda_matrix_bytes(const sy_backend *be, const sy_matrix *m) {
     (void)be;
+    if (sy_is_quantised(m->dtype)) return sy_cuda_quant_layout_of(m).bytes;
     bool known = m->dtype == SY_BF16 || m->dtype == SY_F16;
     if (!known || m->n < 0 || m->k < 0 || m->parts < 1 || m->parts > 2) return UINT64_MAX;
     uint64_t steps = (uint64_t)sy_ceil_div(m->k, SY_STEP_K), bytes;
@@ -75,17 +77,21 @@ __global__ void __launch_bounds__(THREADS, 1) pack_tiles(const __grid_constant__
     }
 }
 
-static sy_status
-check_pack(const sy_matrix *m, int part, int64_t row0, int64_t n_rows, sy_dtype src_dtype) {
+sy_status sy_cuda_check_pack(const sy_matrix *m,
+                             int part,
+                             int64_t row0,
+                             int64_t n_rows,
+                             sy_dtype src_dtype) {
     if (part < 0 || part >= m->parts || m->parts > 2)
         return sy_fail(SY_ERR_INTERNAL, "pack: part %d of %d", part, m->parts);
     if (row0 < 0 || n_rows < 0 || row0 > m->n || n_rows > m->n - row0 ||
         row0 % SY_PACK_ROWS != 0 || (n_rows % SY_PACK_ROWS != 0 && row0 + n_rows != m->n))
         return sy_fail(SY_ERR_INTERNAL, "pack: rows %lld + %lld of %lld", (long long)row0,
                        (long long)n_rows, (long long)m->n);
-    if (m->dtype != SY_BF16 && m->dtype != SY_F16)
-        return sy_fail(SY_ERR_UNSUPPORTED, "pack: CUDA has no kernels for %s weights",
-                       sy_dtype_name(m->dtype));
+    if (sy_cuda_matrix_bytes(NULL, m) == UINT64_MAX)
+        return sy_fail(SY_ERR_UNSUPPORTED, "pack: CUDA has no kernels for %s weights%s",
+                       sy_dtype_name(m->dtype),
+                       sy_is_quantised(m->dtype) ? " with scales of this kind" : "");
     if (src_dtype != m->dtype && !(src_dtype == SY_F32 && m->dtype == SY_BF16))
         return sy_fail(SY_ERR_UNSUPPORTED, "pack: %s weights cannot be stored as %s",
                        sy_dtype_name(src_dtype), sy_dtype_name(m->dtype));
@@ -100,8 +106,6 @@ sy_status sy_cuda_pack_device(sy_cuda *cu,
                               const void *src,
                               sy_dtype src_dtype,
                               cudaStream_t stream) {
-    sy_status st = check_pack(m, part, row0, n_rows, src_dtype);
-    if (st != SY_OK) return st;
     if ((uintptr_t)src % 2 != 0)
         return sy_fail(SY_ERR_INTERNAL, "pack: the source stands at an odd address");
     packing p = {};
@@ -159,6 +163,8 @@ sy_status sy_cuda_embed(sy_backend *be,
         if (b->ids[i] < 0 || b->ids[i] >= table->n)
             return sy_fail(SY_ERR_INTERNAL, "embed: token id %d of a vocabulary of %lld",
                            b->ids[i], (long long)table->n);
+    if (sy_is_quantised(table->dtype))
+        return sy_cuda_quant_gather(cu, table, cu->step.rows_bound, cu->step.id, x);
     if (table->parts != 1 || (table->dtype != SY_BF16 && table->dtype != SY_F16))
         return sy_fail(SY_ERR_INTERNAL, "embed: a table of %d parts of %s", table->parts,
                        sy_dtype_name(table->dtype));

@@ -5,12 +5,11 @@
 #include <stddef.h>
 
 #include "kernels/cuda/launch.h"
-#include "kernels/cuda/norm.h"
-#include "kernels/cuda/product.h"
+#include "kernels/cuda/matrix_few.h"
 
 enum {
-    MAX_WARPS = 8,
-    ROWS = 8,         /* of x at a time, a group: columns of one mma */
+    MAX_WARPS = SY_FEW_WARPS,
+    ROWS = SY_FEW_ROWS,
     WARPS_PER_SM = 16 /* that 128 registers a thread leave room for */
 };
 
@@ -33,62 +32,6 @@ template <int GROUPS> struct few_shared {
 };
 static_assert(sizeof(few_shared<1>) <= 48 * 1024 && sizeof(few_shared<4>) <= 48 * 1024,
               "more than a launch takes without asking");
-
-SY_DEVICE int warps_of_block(void) {
-    return (int)blockDim.x / 32;
-}
-
-/* Columns [k0, k0 + COLUMNS) of n <= 8 rows of x into shared memory, zero outside [lo, hi). */
-template <int COLUMNS, int PITCH>
-SY_DEVICE void stage_rows(const sy_product &p,
-                          const int32_t *row,
-                          int n,
-                          int k0,
-                          const sy_segment &s,
-                          uint16_t (*to)[PITCH]) {
-    int lane = (int)threadIdx.x % 32;
-    if (p.aligned) {
-#pragma unroll 1
-        for (int i = lane; i < n * (COLUMNS / 8); i += 32) {
-            int r = i / (COLUMNS / 8), at = i % (COLUMNS / 8) * 8, k = k0 + at;
-            bool inside = k >= s.lo && k < s.hi;
-            const uint16_t *x = inside ? p.x + (int64_t)row[r] * p.sums.k + k : p.x;
-            sy_cp_async16<true>(&to[r][at], x, inside ? 16 : 0); /* every tile again */
-        }
-    } else {
-#pragma unroll 1
-        for (int i = lane; i < n * COLUMNS; i += 32) {
-            int r = i / COLUMNS, at = i % COLUMNS, k = k0 + at;
-            bool inside = k >= s.lo && k < s.hi;
-            to[r][at] = inside ? p.x[(int64_t)row[r] * p.sums.k + k] : (uint16_t)0;
-        }
-    }
-    sy_cp_async_commit();
-    sy_cp_async_wait<0>();
-}
-
-/* The same of rows of float32 on their way through the norm. */
-template <int COLUMNS, int PITCH>
-SY_DEVICE void stage_raw_rows(const sy_product &p,
-                              const int32_t *row,
-                              const float *inverse,
-                              int n,
-                              int k0,
-                              const sy_segment &s,
-                              uint16_t (*to)[PITCH]) {
-    int lane = (int)threadIdx.x % 32;
-#pragma unroll 1
-    for (int r = 0; r < n; r++) {
-        const float *x = p.raw + (int64_t)row[r] * p.sums.k;
-#pragma unroll 4
-        for (int i = 0; i < COLUMNS / 32; i++) {
-            int at = 32 * i + lane, k = k0 + at;
-            bool inside = k >= s.lo && k < s.hi;
-            float value = inside ? sy_norm_value(x[k], inverse[r], p.norm[k]) : 0.0f;
-            to[r][at] = sy_float_bf16(value);
-        }
-    }
-}
 
 /* One slice for up to GROUPS * 8 rows: acc += weights times x. */
 template <int GROUPS, bool F16, bool NORM>
@@ -119,10 +62,13 @@ SY_DEVICE void multiply_slice(const sy_product &p,
             int first = group * ROWS, here = min(rows - first, (int)ROWS);
             if (here <= 0) break;
             if (NORM)
-                stage_raw_rows<COLUMNS, PITCH>(p, sh->row, sh->inverse, here, begin * SY_STEP_K,
-                                               s, x);
+                sy_stage_raw_rows<COLUMNS, PITCH>(p, sh->row, sh->inverse, here,
+                                                  begin * SY_STEP_K, s, x);
             else
-                stage_rows<COLUMNS, PITCH>(p, sh->row + first, here, begin * SY_STEP_K, s, x);
+                sy_stage_rows<COLUMNS, PITCH>(p, sh->row + first, here, begin * SY_STEP_K, s,
+                                              x);
+            sy_cp_async_commit();
+            sy_cp_async_wait<0>();
             if (here < ROWS && lane < COLUMNS / 8)
                 sy_store16(&x[here][8 * lane], make_uint4(0, 0, 0, 0));
             __syncwarp();
@@ -150,18 +96,13 @@ SY_DEVICE float4 join_slices(const sy_sums &sums,
                              int n,
                              float4 leaf,
                              int *waiting) {
-    int own = (int)threadIdx.x;
     for (int i = 0; i < n; i++) {
-        float4 v = sy_load_float4(&sh->warp[i].sum[own]);
+        float4 v = sy_load_float4(&sh->warp[i].sum[threadIdx.x]);
         int at = (index + i) / sums.slices, slice = index + i - at * sums.slices;
         if (slice == 0) leaf = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         leaf = make_float4(leaf.x + v.x, leaf.y + v.y, leaf.z + v.z, leaf.w + v.w);
         if (slice + 1 < sums.slices || sums.n_leaves == 1) continue;
-        for (int j = sy_joins_after(at, sums.n_leaves); j > 0; j--) {
-            v = sy_load_float4(&sh->waiting[--*waiting][own]);
-            leaf = make_float4(v.x + leaf.x, v.y + leaf.y, v.z + leaf.z, v.w + leaf.w);
-        }
-        if (at + 1 < sums.n_leaves) sy_store_float4(&sh->waiting[(*waiting)++][own], leaf);
+        leaf = sy_join_leaf(sums, at, leaf, sh->waiting, waiting);
     }
     return leaf;
 }
@@ -174,7 +115,7 @@ SY_DEVICE void multiply_tile(const sy_product &p,
                              int tile,
                              int64_t row,
                              int rows) {
-    int thread = (int)threadIdx.x, warp = thread / 32, warps = warps_of_block();
+    int thread = (int)threadIdx.x, warp = thread / 32, warps = sy_warps_of_block();
     if (thread < rows)
         sh->row[thread] =
             p.row == NULL ? (int32_t)sy_head_row(p, slot, row + thread) : p.row[row + thread];
@@ -205,73 +146,34 @@ SY_DEVICE void multiply_tile(const sy_product &p,
     sy_store_outputs(p, slot, sy_tile_of(p, slot, tile), row + first, rows - first, v);
 }
 
-/* The scales of the rows, by every block for itself; and the normed rows, by all together. */
-template <int GROUPS> SY_DEVICE void take_norms(const sy_product &p, few_shared<GROUPS> *sh) {
-    int thread = (int)threadIdx.x, warps = warps_of_block(), k = p.sums.k;
-    for (int r = 0; r < p.rows; r++) {
-        int64_t row = p.row == NULL ? r : p.row[r];
-        for (int i = thread / 32; i < SY_NORM_WARPS; i += warps) {
-            float share = sy_norm_share(p.raw + row * k, k, i);
-            if (thread % 32 == 0) sh->share[r][i] = share;
-        }
-    }
-    __syncthreads();
-    if (thread < p.rows) sh->inverse[thread] = sy_norm_inverse(sh->share[thread], k, p.eps);
-    __syncthreads();
-    if (p.xn == NULL) return;
-    for (int r = 0; r < p.rows; r++) {
-        const float *x = p.raw + (p.row == NULL ? r : p.row[r]) * (int64_t)k;
-        for (int i = (int)(blockIdx.x * blockDim.x) + thread; i < k;
-             i += (int)(gridDim.x * blockDim.x))
-            p.xn[(int64_t)r * k + i] =
-                sy_float_bf16(sy_norm_value(x[i], sh->inverse[r], p.norm[i]));
-    }
-}
-
 template <int GROUPS, bool F16, bool NORM>
 __global__ void __launch_bounds__(MAX_WARPS * 32, 2)
     multiply_few(const __grid_constant__ sy_product p) {
     SY_SHARED_STRUCT(few_shared<GROUPS>, sh);
-    if (NORM) take_norms(p, sh);
-    int tiles = p.tile_first[p.n_matrices];
-    int tasks = tiles * (p.heads > 0 ? p.heads : p.first == NULL ? 1 : p.active[0]);
+    if (NORM) sy_take_norms(p, sh->share, sh->inverse);
+    int tasks = sy_few_tasks(p);
     for (int task = (int)blockIdx.x; task < tasks; task += (int)gridDim.x) {
-        int slot = p.heads > 0 ? task / tiles : 0, first = 0, rows = p.rows;
-        if (p.first != NULL) {
-            slot = p.active[1 + task / tiles];
-            first = p.first[slot];
-            rows = p.first[slot + 1] - first;
-        }
-        for (int r = 0; r < rows; r += GROUPS * ROWS)
-            multiply_tile<GROUPS, F16, NORM>(p, sh, slot, task % tiles, first + r,
-                                             min(rows - r, GROUPS * (int)ROWS));
+        sy_few_task t = sy_few_task_of(p, task);
+        for (int r = 0; r < t.rows; r += GROUPS * ROWS)
+            multiply_tile<GROUPS, F16, NORM>(p, sh, t.slot, t.tile, t.first + r,
+                                             min(t.rows - r, GROUPS * (int)ROWS));
     }
 }
 
-/* As many warps as share the slices evenly, and as many as hold the sums of the rows. */
-static int warps_for(const sy_sums *sums, int groups) {
-    int slices = sums->n_leaves * sums->slices;
-    int rounds = (slices + MAX_WARPS - 1) / MAX_WARPS;
-    int warps = (slices + rounds - 1) / rounds;
-    return warps > groups ? warps : groups;
-}
-
 template <int GROUPS> static sy_status launch(sy_cuda *cu, const sy_product *p) {
-    int warps = warps_for(&p->sums, GROUPS), sms = cu->properties.multiProcessorCount;
-    int64_t tasks = (int64_t)p->tile_first[p->n_matrices] * (p->heads > 0       ? p->heads
-                                                             : p->first == NULL ? 1
-                                                                                : p->slots);
+    int warps = sy_few_warps(&p->sums, GROUPS, MAX_WARPS);
+    int sms = cu->properties.multiProcessorCount;
+    int64_t tasks = sy_few_tasks_bound(p);
     int64_t resident = (int64_t)(sms > 0 ? sms : 1) * (WARPS_PER_SM / warps);
     size_t shared =
         offsetof(few_shared<GROUPS>, warp) + (size_t)warps * sizeof(warp_space<GROUPS>);
     cudaLaunchConfig_t config =
         sy_launch(cu, tasks < resident ? tasks : resident, warps * 32, shared);
+    bool f16 = p->dtype == SY_F16;
     if (GROUPS == 1 && p->raw != NULL)
-        return p->f16
-                   ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<1, true, true>, *p))
+        return f16 ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<1, true, true>, *p))
                    : SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<1, false, true>, *p));
-    return p->f16
-               ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<GROUPS, true, false>, *p))
+    return f16 ? SY_CUDA(cu, cudaLaunchKernelEx(&config, multiply_few<GROUPS, true, false>, *p))
                : SY_CUDA(cu,
                          cudaLaunchKernelEx(&config, multiply_few<GROUPS, false, false>, *p));
 }

@@ -8,11 +8,14 @@
 #include "kernels/cuda/dense_fast.h"
 #include "kernels/cuda/matrix.h"
 #include "kernels/cuda/product.h"
+#include "kernels/cuda/quant.h"
 
 /* Up to so many rows, or so many for each expert, the weights' memory decides, not arithmetic. */
 enum { FEW_ROWS = 32, FEW_ROWS_OF_SLOT = 16 };
 
-static sy_status set_sums(sy_product *p, int64_t k, int64_t leaf) {
+/* The inputs of m in leaves of `leaf`; 0: in one. */
+static sy_status set_sums(sy_product *p, const sy_matrix *m, int64_t leaf) {
+    int64_t k = m->k, align = sy_is_quantised(m->dtype) ? SY_SLICE_STEPS : 1;
     if (k < 0 || k > SY_CUDA_MAX_K || leaf < 0)
         return sy_fail(SY_ERR_INTERNAL, "product: %lld inputs in leaves of %lld", (long long)k,
                        (long long)leaf);
@@ -22,28 +25,52 @@ static sy_status set_sums(sy_product *p, int64_t k, int64_t leaf) {
         return sy_fail(SY_ERR_UNSUPPORTED,
                        "product: %lld inputs are more than %d leaves of %lld", (long long)k,
                        SY_MAX_LEAVES, (long long)leaf);
-    /* A leaf may begin and end within a step. */
-    bool even = leaves == 1 || width % SY_STEP_K == 0;
-    int64_t steps = sy_ceil_div(width, SY_STEP_K) + (even ? 0 : 1);
+    /* A leaf may begin and end within what is aligned. */
+    int64_t unit = SY_STEP_K * align;
+    bool even = leaves == 1 || width % unit == 0;
+    int64_t steps = (sy_ceil_div(width, unit) + (even ? 0 : 1)) * align;
     p->sums.k = (int)k;
     p->sums.steps = (int)sy_ceil_div(k, SY_STEP_K);
     p->sums.leaf = (int)width;
     p->sums.n_leaves = (int)leaves;
+    p->sums.align = (int)align;
     p->sums.slices = (int)sy_ceil_div(steps, SY_SLICE_STEPS);
     return SY_OK;
+}
+
+/* What the product of quantised matrices has to know of the first one, and where m has it. */
+static void add_quantised(sy_product *p, const sy_matrix *m) {
+    const sy_quant *q = &m->quant;
+    sy_cuda_quant_layout l = sy_cuda_quant_layout_of(m);
+    int i = p->n_matrices;
+    const char *data = (const char *)m->data;
+    p->fragments = (int)l.units;
+    p->quant.scale = q->scale;
+    p->quant.whole = q->group == 0;
+    p->quant.shared = q->outputs != 1;
+    p->quant.has_zeros = q->zeros;
+    p->quant.use_factor = q->use_factor;
+    p->quant.group_shift = q->group == 16 ? 0 : q->group == 32 ? 1 : q->group == 64 ? 2 : 3;
+    p->quant.groups = (int)l.groups;
+    p->quant.scales[i] = data + l.scales;
+    p->quant.zeros[i] = (const uint8_t *)data + l.zeros;
+    p->quant.factors[i] = (const float *)(const void *)(data + l.factors);
+    p->quant.blocks[i] = (int)l.blocks;
 }
 
 static sy_status
 add_matrix(sy_product *p, const sy_matrix *m, int64_t slots, void *out, int64_t ld) {
     int64_t first = p->tile_first[p->n_matrices], tiles = sy_cuda_tiles(m), all;
     if (m->k != p->sums.k || m->parts != (p->epilogue == SY_SWIGLU ? 2 : 1) ||
-        (m->dtype != SY_BF16 && m->dtype != SY_F16) || p->n_matrices == SY_PRODUCT_MATRICES)
+        sy_cuda_matrix_bytes(NULL, m) == UINT64_MAX || p->n_matrices == SY_PRODUCT_MATRICES)
         return sy_fail(SY_ERR_INTERNAL, "product: a matrix of %d parts of %lld %s, %d expected",
                        m->parts, (long long)m->k, sy_dtype_name(m->dtype), p->sums.k);
     if (!sy_mul_i64(first + tiles, slots, &all) || all > INT32_MAX / 2)
         return sy_fail(SY_ERR_UNSUPPORTED, "product: %lld tiles of weights at once",
                        (long long)(first + tiles));
-    p->f16 = m->dtype == SY_F16;
+    p->dtype = m->dtype;
+    p->fragments = p->sums.steps;
+    if (sy_is_quantised(m->dtype)) add_quantised(p, m);
     p->w[p->n_matrices] = (const uint4 *)m->data;
     p->n[p->n_matrices] = m->n;
     p->out[p->n_matrices] = out;
@@ -65,6 +92,8 @@ static sy_status set_rows(sy_product *p, int64_t n_rows, const void *x) {
 static sy_status multiply(sy_cuda *cu, const sy_product *p) {
     bool few = p->rows <= FEW_ROWS;
     if (p->first != NULL) few = few || p->rows / FEW_ROWS_OF_SLOT <= p->slots;
+    if (sy_is_quantised(p->dtype))
+        return few ? sy_cuda_multiply_few_quant(cu, p) : sy_cuda_multiply_many_quant(cu, p);
     return few ? sy_cuda_multiply_few(cu, p) : sy_cuda_multiply_many(cu, p);
 }
 
@@ -86,7 +115,7 @@ static sy_status multiply_rows(sy_cuda *cu,
     }
     p.epilogue = epilogue;
     p.bias = bias;
-    SY_TRY(set_sums(&p, m->k, leaf));
+    SY_TRY(set_sums(&p, m, leaf));
     SY_TRY(add_matrix(&p, m, 1, out, m->n));
     SY_TRY(set_rows(&p, n_rows, x));
     SY_TRY(multiply(cu, &p));
@@ -106,7 +135,7 @@ static sy_status multiply_gate_up(sy_cuda *cu,
     if (sy_cuda_fast_takes(cu, m, n_rows)) return sy_cuda_fast_swiglu(cu, ffn, m, n_rows, x, h);
     p.epilogue = SY_SWIGLU;
     p.activation = sy_activation_of(ffn);
-    SY_TRY(set_sums(&p, m->k, 0));
+    SY_TRY(set_sums(&p, m, 0));
     SY_TRY(add_matrix(&p, m, 1, h, m->n));
     SY_TRY(set_rows(&p, n_rows, x));
     SY_TRY(multiply(cu, &p));
@@ -166,7 +195,7 @@ static sy_status multiply_normed(sy_cuda *cu,
         if (xn == NULL) SY_TRY(normed_rows(cu, in->n_rows, k, &xn));
         SY_TRY(sy_cuda_norm_rows(cu, in->norm, in->eps, in->n_rows, k, in->row, in->x, xn));
     }
-    for (int i = 0; i < n_matrices;) { /* those of one dtype together */
+    for (int i = 0; i < n_matrices;) { /* those of one format together */
         /* Leaves: the router, whose choices fast numerics leaves alone. */
         if (!fused && leaf == 0 && sy_cuda_fast_takes(cu, w[i], in->n_rows)) {
             SY_TRY(sy_cuda_fast_multiply(cu, w[i], in->n_rows, xn, out[i], ld[i], false));
@@ -174,7 +203,7 @@ static sy_status multiply_normed(sy_cuda *cu,
             continue;
         }
         sy_product p = {};
-        SY_TRY(set_sums(&p, k, leaf));
+        SY_TRY(set_sums(&p, w[i], leaf));
         SY_TRY(set_rows(&p, in->n_rows, fused ? NULL : xn));
         if (fused) {
             p.raw = in->x;
@@ -184,7 +213,7 @@ static sy_status multiply_normed(sy_cuda *cu,
             p.xn = i == 0 ? (uint16_t *)xn : NULL;
         }
         int first = i;
-        for (; i < n_matrices && w[i]->dtype == w[first]->dtype; i++)
+        for (; i < n_matrices && sy_cuda_same_format(w[i], w[first]); i++)
             SY_TRY(add_matrix(&p, w[i], 1, out[i], ld[i]));
         SY_TRY(multiply(cu, &p));
     }
@@ -291,7 +320,7 @@ static sy_status check_slots(const sy_matrix *m, int n_slots, int64_t *stride) {
     *stride = 0;
     if (n_slots > 1) *stride = ((const char *)m[1].data - (const char *)m[0].data) / 16;
     for (int i = 0; i < n_slots; i++)
-        if (m[i].n != m[0].n || m[i].k != m[0].k || m[i].dtype != m[0].dtype ||
+        if (m[i].n != m[0].n || m[i].k != m[0].k || !sy_cuda_same_format(&m[i], &m[0]) ||
             m[i].parts != m[0].parts ||
             (const char *)m[i].data != (const char *)m[0].data + i * *stride * 16)
             return sy_fail(SY_ERR_INTERNAL, "experts: slot %d is not laid out as the first", i);
@@ -313,7 +342,7 @@ sy_status sy_cuda_multiply_heads(sy_cuda *cu,
     p.epilogue = SY_ROUND;
     p.heads = heads;
     SY_TRY(check_slots(m, heads, &p.stride));
-    SY_TRY(set_sums(&p, m->k, 0));
+    SY_TRY(set_sums(&p, m, 0));
     SY_TRY(add_matrix(&p, m, heads, out, ld));
     SY_TRY(set_rows(&p, n_rows, x));
     SY_TRY(multiply(cu, &p));
@@ -362,7 +391,7 @@ static sy_status multiply_experts(sy_cuda *cu,
         SY_FAIL(SY_ERR_INTERNAL, "experts: rows of %d slots of %d", rows->n_slots, n_slots);
     if (rows->n_slots == 0 || rows->n_pairs == 0) return SY_OK;
     SY_TRY(check_slots(m, rows->n_slots, &p.stride));
-    SY_TRY(set_sums(&p, m->k, leaf));
+    SY_TRY(set_sums(&p, m, leaf));
     SY_TRY(add_matrix(&p, m, rows->n_slots, out, m->n));
     SY_TRY(set_rows(&p, rows->n_pairs, x));
     if (rows->device == NULL) {

@@ -1,6 +1,7 @@
 /* One product of packed matrices with rows of x, as its two forms take it: matrix_few.cu for a
  * handful of rows, bound by memory, and matrix_many.cu for many, bound by arithmetic. Both give
- * the same bits, so that the choice is the host's, by the number of rows that it expects. */
+ * the same bits, so that the choice is the host's, by the number of rows that it expects. So do
+ * matrix_few_quant.cu and matrix_many_quant.cu, which multiply quantised matrices. */
 #ifndef SY_KERNELS_CUDA_PRODUCT_H
 #define SY_KERNELS_CUDA_PRODUCT_H
 
@@ -22,10 +23,27 @@ typedef struct sy_activation {
     float alpha, limit;
 } sy_activation;
 
+/* What quantised matrices add (quant.h). */
+typedef struct sy_product_quant {
+    sy_dtype scale; /* their type */
+    bool whole;     /* all of K shares a scale, which comes at the end of each leaf */
+    bool shared;    /* scales are of blocks of outputs, not of each */
+    bool has_zeros;
+    sy_factor use_factor;
+    int group_shift; /* a group is 1 << group_shift mma steps, 1..8; 8 where all of K shares a scale */
+    int groups; /* of K */
+    const char *scales[SY_PRODUCT_MATRICES];
+    const uint8_t *zeros[SY_PRODUCT_MATRICES];
+    const float *factors[SY_PRODUCT_MATRICES];
+    int blocks[SY_PRODUCT_MATRICES]; /* of outputs of a part, where scales are shared */
+} sy_product_quant;
+
 typedef struct sy_product {
-    /* The matrices share k and dtype; their tiles are counted through. */
+    /* The matrices share k and format; their tiles are counted through. */
     int n_matrices;
-    bool f16;
+    sy_dtype dtype;
+    int fragments; /* of 512 bytes, of a tile */
+    sy_product_quant quant;
     int tile_first[SY_PRODUCT_MATRICES + 1];
     const uint4 *w[SY_PRODUCT_MATRICES];
     int64_t n[SY_PRODUCT_MATRICES]; /* outputs of one part */
@@ -78,7 +96,7 @@ SY_DEVICE sy_tile sy_tile_of(const sy_product &p, int slot, int tile) {
     for (int i = 1; i < SY_PRODUCT_MATRICES; i++)
         if (i < p.n_matrices && tile >= p.tile_first[i])
             out = {p.w[i], p.out[i], p.ld[i], p.n[i], tile - p.tile_first[i]};
-    out.w += slot * p.stride + out.tile * p.sums.steps * SY_FRAGMENT_LANES;
+    out.w += slot * p.stride + out.tile * p.fragments * SY_FRAGMENT_LANES;
     return out;
 }
 
@@ -155,6 +173,9 @@ extern "C" {
 #endif
 sy_status sy_cuda_multiply_few(sy_cuda *cu, const sy_product *p);
 sy_status sy_cuda_multiply_many(sy_cuda *cu, const sy_product *p);
+/* Of quantised matrices. */
+sy_status sy_cuda_multiply_few_quant(sy_cuda *cu, const sy_product *p);
+sy_status sy_cuda_multiply_many_quant(sy_cuda *cu, const sy_product *p);
 #ifdef __cplusplus
 }
 #endif

@@ -78,6 +78,19 @@ SY_DEVICE uint32_t sy_pack_bf16(float lo, float hi) {
 #endif
 }
 
+/* a * b + c of each half, rounded once to bf16; subnormals count. The model rounds to float first,
+ * which differs for results that need more than float's 24 digits: kernels ask for none. */
+SY_DEVICE uint32_t sy_fma_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+#ifdef SY_CUDA_EMULATED
+    return sy_pack_bf16(fmaf(sy_bf16_lo(a), sy_bf16_lo(b), sy_bf16_lo(c)),
+                        fmaf(sy_bf16_hi(a), sy_bf16_hi(b), sy_bf16_hi(c)));
+#else
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+#endif
+}
+
 /* ---- IEEE half precision, exact ---- */
 
 SY_DEVICE float sy_f16_float(uint16_t h) {

@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/cuda/quant.h"
 
 typedef struct slot {
     char *host, *device;
@@ -137,23 +138,52 @@ void sy_cuda_stage_give(sy_stage *stage, void *at) {
     pthread_mutex_unlock(&stage->lock);
 }
 
+/* Output rows [row0, row0 + n) of a part. */
+typedef struct rows {
+    const sy_matrix *m;
+    int part;
+    int64_t row0, n;
+} rows;
+
+/* The slot that all of a source stands in, or NULL. */
+static slot *slot_of_source(const sy_stage *stage, const rows *r, const sy_weight_source *src) {
+    sy_cuda_source_bytes bytes = sy_cuda_source_bytes_of(r->m, src->dtype, r->row0, r->n);
+    slot *s = slot_of(stage, src->codes);
+    bool scales = bytes.scales == 0 || slot_of(stage, src->scales) == s;
+    bool zeros = bytes.zeros == 0 || slot_of(stage, src->zeros) == s;
+    return scales && zeros ? s : NULL;
+}
+
+/* Copies from a slot to the same place of its counterpart on the device; *out: there. */
+static sy_status
+copy_slot(sy_stage *stage, slot *s, const void *from, uint64_t bytes, const void **out) {
+    if (bytes == 0) return SY_OK;
+    char *to = s->device + ((const char *)from - s->host);
+    *out = to;
+    s->waited = false;
+    return SY_CUDA(stage->cu,
+                   cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stage->stream));
+}
+
 /* Packs rows whose bytes stand in a slot. */
-static sy_status pack_slot(sy_stage *stage,
-                           slot *s,
-                           const char *src,
-                           uint64_t bytes,
-                           const sy_matrix *m,
-                           int part,
-                           int64_t row0,
-                           int64_t n_rows,
-                           sy_dtype src_dtype) {
+static sy_status
+pack_slot(sy_stage *stage, slot *s, const rows *r, const sy_weight_source *src) {
     sy_status st = SY_OK;
     sy_cuda *cu = stage->cu;
-    char *device = s->device + (src - s->host);
-    SY_TRY(SY_CUDA(cu,
-                   cudaMemcpyAsync(device, src, bytes, cudaMemcpyHostToDevice, stage->stream)));
+    sy_cuda_source_bytes bytes = sy_cuda_source_bytes_of(r->m, src->dtype, r->row0, r->n);
+    const void *codes = NULL, *scales = NULL, *zeros = NULL;
+    SY_TRY(copy_slot(stage, s, src->codes, bytes.codes, &codes));
+    SY_TRY(copy_slot(stage, s, src->scales, bytes.scales, &scales));
+    SY_TRY(copy_slot(stage, s, src->zeros, bytes.zeros, &zeros));
     s->waited = false;
-    SY_TRY(sy_cuda_pack_device(cu, m, part, row0, n_rows, device, src_dtype, stage->stream));
+    if (sy_is_quantised(r->m->dtype))
+        SY_TRY(sy_cuda_quant_pack(
+            cu, r->m, r->part, r->row0, r->n,
+            &(sy_weight_source){src->dtype, codes, scales, (const uint8_t *)zeros},
+            stage->stream));
+    else
+        SY_TRY(sy_cuda_pack_device(cu, r->m, r->part, r->row0, r->n, codes, src->dtype,
+                                   stage->stream));
 done:
     if (!s->waited) {
         sy_status recorded = SY_CUDA(cu, cudaEventRecord(s->done, stage->stream));
@@ -162,29 +192,43 @@ done:
     return st;
 }
 
+enum { ALIGNMENT = 16 }; /* in a slot */
+
+static uint64_t aligned(uint64_t bytes) {
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+/* Copies what a source has for its rows into a slot; *out: there. */
+static void
+fill_slot(const rows *r, const sy_weight_source *src, char *to, sy_weight_source *out) {
+    sy_cuda_source_bytes bytes = sy_cuda_source_bytes_of(r->m, src->dtype, r->row0, r->n);
+    char *scales = to + aligned(bytes.codes), *zeros = scales + aligned(bytes.scales);
+    *out = (sy_weight_source){src->dtype, to, scales, (const uint8_t *)zeros};
+    if (bytes.codes > 0) memcpy(to, src->codes, bytes.codes);
+    if (bytes.scales > 0) memcpy(scales, src->scales, bytes.scales);
+    if (bytes.zeros > 0) memcpy(zeros, src->zeros, bytes.zeros);
+}
+
 /* The same from anywhere, in pieces that fit into a slot, and done on return. */
-static sy_status pack_ordinary(sy_cuda *cu,
-                               const sy_matrix *m,
-                               int part,
-                               int64_t row0,
-                               int64_t n_rows,
-                               const char *src,
-                               sy_dtype src_dtype,
-                               int64_t row_bytes) {
+static sy_status pack_ordinary(sy_cuda *cu, const rows *r, const sy_weight_source *src) {
     sy_status st = SY_OK;
     sy_stage *stage = cu->stage;
-    int64_t groups = (int64_t)stage->slot_bytes / (row_bytes * SY_PACK_ROWS);
-    if (groups == 0)
-        SY_FAIL(SY_ERR_UNSUPPORTED, "rows of %lld bytes: %d of them exceed a loading slot",
-                (long long)row_bytes, (int)SY_PACK_ROWS);
-    for (int64_t at = 0; at < n_rows; at += groups * SY_PACK_ROWS) {
-        int64_t n = sy_min(groups * SY_PACK_ROWS, n_rows - at);
-        uint64_t bytes = (uint64_t)(n * row_bytes);
+    /* Scales of blocks: pieces of more rows have at most as many blocks for each 64 of them. */
+    sy_cuda_source_bytes group = sy_cuda_source_bytes_of(r->m, src->dtype, 0, SY_PACK_ROWS);
+    uint64_t bytes = aligned(group.codes) + aligned(group.scales) + aligned(group.zeros);
+    int64_t step = r->n;
+    if (bytes > stage->slot_bytes)
+        SY_FAIL(SY_ERR_UNSUPPORTED, "%d rows of %lld bytes exceed a loading slot",
+                (int)SY_PACK_ROWS, (long long)(bytes / SY_PACK_ROWS));
+    if (bytes > 0) step = (int64_t)(stage->slot_bytes / bytes) * SY_PACK_ROWS;
+    for (int64_t at = 0; at < r->n; at += step) {
+        rows piece = {r->m, r->part, r->row0 + at, sy_min(step, r->n - at)};
+        sy_weight_source from = sy_cuda_source_from(r->m, src, r->row0, at), in_slot;
         void *host;
         SY_TRY(sy_cuda_stage_take(stage, &host));
-        memcpy(host, src + at * row_bytes, bytes);
         slot *s = slot_of(stage, host);
-        st = pack_slot(stage, s, host, bytes, m, part, row0 + at, n, src_dtype);
+        fill_slot(&piece, &from, host, &in_slot);
+        st = pack_slot(stage, s, &piece, &in_slot);
         if (st == SY_OK) st = SY_CUDA(cu, cudaEventSynchronize(s->done));
         sy_cuda_stage_give(stage, host);
         if (st != SY_OK) goto done;
@@ -199,17 +243,14 @@ sy_status sy_cuda_pack(sy_backend *be,
                        int64_t row0,
                        int64_t n_rows,
                        const sy_weight_source *src) {
+    sy_status st = SY_OK;
     sy_cuda *cu = sy_cuda_of(be);
-    if (sy_is_quantised(m->dtype) || sy_is_quantised(src->dtype))
-        return sy_fail(
-            SY_ERR_UNSUPPORTED,
-            "--device cuda has no kernels for quantised weights (%s); --device cpu does",
-            sy_dtype_name(src->dtype));
-    int64_t row_bytes = m->k * sy_dtype_bits(src->dtype) / 8;
-    if (n_rows == 0 || m->k == 0) return SY_OK;
-    slot *s = slot_of(cu->loading, src->codes);
-    if (s != NULL)
-        return pack_slot(cu->loading, s, src->codes, (uint64_t)(n_rows * row_bytes), m, part,
-                         row0, n_rows, src->dtype);
-    return pack_ordinary(cu, m, part, row0, n_rows, src->codes, src->dtype, row_bytes);
+    const rows r = {m, part, row0, n_rows};
+    SY_TRY(sy_cuda_check_pack(m, part, row0, n_rows, src->dtype));
+    if (sy_is_quantised(m->dtype)) SY_TRY(sy_cuda_quant_check(m, part, row0, n_rows, src));
+    if (n_rows == 0 || (m->k == 0 && !sy_is_quantised(m->dtype))) return SY_OK;
+    slot *s = slot_of_source(cu->loading, &r, src);
+    st = s != NULL ? pack_slot(cu->loading, s, &r, src) : pack_ordinary(cu, &r, src);
+done:
+    return st;
 }

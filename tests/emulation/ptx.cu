@@ -141,6 +141,24 @@ cudaError_t ptx_run_pack(int n, const float *lo, const float *hi, uint32_t *out)
     return cudaLaunchKernelEx(&c, run_pack, n, lo, hi, out);
 }
 
+static __global__ void __launch_bounds__(LANES, 1) run_fma_bf16x2(int n,
+                                                                  const uint32_t *a,
+                                                                  const uint32_t *b,
+                                                                  const uint32_t *c,
+                                                                  uint32_t *out) {
+    int i = (int)(blockIdx.x * LANES + threadIdx.x);
+    if (i < n) out[i] = sy_fma_bf16x2(a[i], b[i], c[i]);
+}
+
+cudaError_t ptx_run_fma_bf16x2(int n,
+                               const uint32_t *a,
+                               const uint32_t *b,
+                               const uint32_t *c,
+                               uint32_t *out) {
+    cudaLaunchConfig_t launch = config(blocks_of(n));
+    return cudaLaunchKernelEx(&launch, run_fma_bf16x2, n, a, b, c, out);
+}
+
 static __global__ void __launch_bounds__(LANES, 1) run_exp2(int n, const float *x, float *out) {
     int i = (int)(blockIdx.x * LANES + threadIdx.x);
     if (i < n) out[i] = sy_exp2(x[i]);

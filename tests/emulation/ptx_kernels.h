@@ -26,6 +26,12 @@ cudaError_t ptx_run_to_bf16(int n, const float *x, uint16_t *out);
 /* out[i]: of x[i] as float; lo, hi: of the two halves of x[i] | x[i + 1] << 16. */
 cudaError_t ptx_run_from_bf16(int n, const uint16_t *x, float *out, float *lo, float *hi);
 cudaError_t ptx_run_pack(int n, const float *lo, const float *hi, uint32_t *out);
+/* out = a * b + c of two bf16 values each; [n]. */
+cudaError_t ptx_run_fma_bf16x2(int n,
+                               const uint32_t *a,
+                               const uint32_t *b,
+                               const uint32_t *c,
+                               uint32_t *out);
 cudaError_t ptx_run_exp2(int n, const float *x, float *out);
 /* x, sum, max [n * 32]. */
 cudaError_t ptx_run_warp(int n, const float *x, float *sum, float *max);

@@ -6,6 +6,8 @@
 #ifndef SY_EMULATION_PTX_TABLES_H
 #define SY_EMULATION_PTX_TABLES_H
 
+#include <stdint.h>
+
 typedef struct ptx_element {
     int row, col;
 } ptx_element;
@@ -66,6 +68,33 @@ static inline ptx_element ptx_ldmatrix_trans(int lane, int i) {
     e.col = lane / 4;
     return e;
 }
+
+/* fma.rn.bf16x2: a * b + c "in infinite precision", rounded once to nearest even; subnormal numbers
+ * are supported; NaN results are canonical, 0x7fff. Worked out by hand from that and from bf16's
+ * definition. */
+static const struct ptx_fma_case {
+    uint16_t a, b, c, d;
+} ptx_fma_cases[] = {
+    {0x3f80, 0x3f80, 0x0000, 0x3f80}, /* 1 * 1 + 0 = 1 */
+    {0x4040, 0xc000, 0x40e0, 0x3f80}, /* 3 * -2 + 7 = 1 */
+    {0x437f, 0x3f80, 0xc300, 0x42fe}, /* 255 - 128 = 127 */
+    {0x4300, 0x3f80, 0xc380, 0xc300}, /* 128 - 256 = -128 */
+    {0x4308, 0x3f80, 0xc308, 0x0000}, /* 136 - 136 = +0 */
+    {0x3f80, 0x3f80, 0x3b80, 0x3f80}, /* 1 + 2^-8: the middle, to the even one below */
+    {0x3f81, 0x3f80, 0x3b80, 0x3f82}, /* 1 + 2^-7 + 2^-8: to the even one above */
+    {0x3f81, 0x3f81, 0xbf82, 0x3880}, /* (1 + 2^-7)^2 - (1 + 2^-6) = 2^-14: rounded once */
+    {0x0040, 0x7e80, 0x8000, 0x3f00}, /* 2^-127 * 2^126 = 1/2: a subnormal operand */
+    {0x8001, 0x7e80, 0x8000, 0xbc00}, /* -2^-133 * 2^126 = -2^-7: the smallest one */
+    {0x0080, 0x3f00, 0x8000, 0x0040}, /* 2^-126 / 2 = 2^-127: a subnormal result */
+    {0x3f80, 0x0000, 0x0001, 0x0001}, /* 0 + 2^-133 */
+    {0x0000, 0x7b80, 0x8000, 0x0000}, /* 0 * 2^120 + -0 = +0 */
+    {0x8000, 0x7b80, 0x8000, 0x8000}, /* -0 * 2^120 + -0 = -0 */
+    {0x07e0, 0x7b80, 0x8000, 0x43e0}, /* 1.75 * 2^-112 * 2^120 = 448 */
+    {0x7f7f, 0x4000, 0x0000, 0x7f80}, /* the largest, doubled: infinity */
+    {0xff80, 0x3f80, 0x3f80, 0xff80}, /* -infinity + 1 */
+    {0x7ff0, 0x7b80, 0x8000, 0x7fff}, /* NaN */
+    {0x7f80, 0x0000, 0x3f80, 0x7fff}, /* infinity * 0 */
+};
 
 static inline int ptx_ldmatrix_row_of(int lane) {
     return lane % 8;

@@ -346,6 +346,33 @@ static void two_packed_values_stand_in_their_halves(void **state) {
                                                                      << 16);
 }
 
+/* Each case beside each other, in both halves. */
+static void fma_of_two_bf16_rounds_once_and_knows_subnormals(void **state) {
+    (void)state;
+    enum { CASES = sizeof ptx_fma_cases / sizeof *ptx_fma_cases, COUNT = CASES * CASES };
+    uint32_t a[COUNT], b[COUNT], c[COUNT], out[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        const struct ptx_fma_case *lo = &ptx_fma_cases[i % CASES];
+        const struct ptx_fma_case *hi = &ptx_fma_cases[i / CASES];
+        a[i] = lo->a | (uint32_t)hi->a << 16;
+        b[i] = lo->b | (uint32_t)hi->b << 16;
+        c[i] = lo->c | (uint32_t)hi->c << 16;
+    }
+    uint32_t *d_a = on_device(a, sizeof a), *d_b = on_device(b, sizeof b);
+    uint32_t *d_c = on_device(c, sizeof c), *d_out = on_device(NULL, sizeof out);
+    CHECK(ptx_run_fma_bf16x2(COUNT, d_a, d_b, d_c, d_out));
+    take_back(out, d_out, sizeof out);
+    CHECK(cudaFree(d_a));
+    CHECK(cudaFree(d_b));
+    CHECK(cudaFree(d_c));
+    for (int i = 0; i < COUNT; i++) {
+        uint32_t want = ptx_fma_cases[i % CASES].d | (uint32_t)ptx_fma_cases[i / CASES].d << 16;
+        if (out[i] != want)
+            fail_msg("%08x * %08x + %08x: %08x instead of %08x", a[i], b[i], c[i], out[i],
+                     want);
+    }
+}
+
 /* ---- numbers ---- */
 
 static void exp2_is_within_2_to_the_minus_22(void **state) {
@@ -417,6 +444,7 @@ int main(void) {
         cmocka_unit_test(conversion_to_bf16_is_to_nearest_even),
         cmocka_unit_test(conversion_from_bf16_is_exact),
         cmocka_unit_test(two_packed_values_stand_in_their_halves),
+        cmocka_unit_test(fma_of_two_bf16_rounds_once_and_knows_subnormals),
         cmocka_unit_test(exp2_is_within_2_to_the_minus_22),
         cmocka_unit_test(sum_over_a_warp_is_the_butterfly_of_16_8_4_2_1),
     };

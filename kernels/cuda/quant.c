@@ -1,0 +1,186 @@
+/* Quantised matrices on the host: their layout, and what is refused before it is packed. */
+#include "kernels/cuda/quant.h"
+
+#include <string.h>
+
+#include "base/checked.h"
+#include "kernels/cuda/matrix.h"
+
+enum { STEP_K = 16, LANE_BYTES = 16, LANES = 32, TILE_N = 16 }; /* fragment.h, which is C++ */
+
+static bool is_known(const sy_matrix *m) {
+    const sy_quant *q = &m->quant;
+    bool type = q->scale == SY_F32 || q->scale == SY_F16 || q->scale == SY_BF16 ||
+                q->scale == SY_F8_E8M0 || q->scale == SY_F8_E4M3;
+    bool group =
+        q->group == 0 || q->group == 16 || q->group == 32 || q->group == 64 || q->group == 128;
+    bool outputs = q->outputs == 0 || q->outputs == 1 || q->outputs == SY_BLOCK_OUTPUTS;
+    return sy_is_quantised(m->dtype) && type && group && outputs &&
+           (!q->zeros || m->dtype == SY_U4);
+}
+
+/* *at = count * size more than before, in whole 64 bytes. */
+static bool add_region(uint64_t *at, uint64_t count, uint64_t size) {
+    uint64_t bytes;
+    if (!sy_mul_u64(count, size, &bytes) || !sy_add_u64(bytes, 63, &bytes)) return false;
+    return sy_add_u64(*at, bytes - bytes % 64, at);
+}
+
+sy_cuda_quant_layout sy_cuda_quant_layout_of(const sy_matrix *m) {
+    sy_cuda_quant_layout l = {.bytes = UINT64_MAX};
+    if (!is_known(m) || m->n < 0 || m->k < 0 || m->parts < 1 || m->parts > 2) return l;
+    const sy_quant *q = &m->quant;
+    const int64_t unit_k = LANE_BYTES * 8 / sy_dtype_bits(m->dtype) * LANES / TILE_N;
+    l.units = sy_ceil_div(m->k, unit_k);
+    l.groups = q->group > 0 ? sy_ceil_div(m->k, q->group) : 1;
+    if (q->outputs == 0) l.blocks = 1;
+    if (q->outputs == SY_BLOCK_OUTPUTS) l.blocks = sy_ceil_div(m->n, SY_BLOCK_OUTPUTS);
+    uint64_t tiles = (uint64_t)sy_cuda_tiles(m), scales, of_outputs, at = 0, codes;
+    uint64_t scale_bytes = (uint64_t)sy_dtype_bits(q->scale) / 8;
+    bool fits = sy_mul_u64(tiles, (uint64_t)l.units, &codes) &&
+                sy_mul_u64(tiles, TILE_N, &of_outputs) &&
+                sy_mul_u64(of_outputs, (uint64_t)l.groups, &of_outputs) &&
+                sy_mul_u64((uint64_t)(m->parts * l.blocks), (uint64_t)l.groups, &scales);
+    if (l.blocks == 0) scales = of_outputs;
+    fits = fits && add_region(&at, codes, LANE_BYTES * LANES);
+    l.scales = at;
+    fits = fits && add_region(&at, scales, scale_bytes);
+    l.zeros = at;
+    fits = fits && (!q->zeros || add_region(&at, of_outputs, 1));
+    l.factors = at;
+    fits = fits && add_region(&at, 2, sizeof(float));
+    if (fits && at <= INT64_MAX) l.bytes = at;
+    return l;
+}
+
+bool sy_cuda_same_format(const sy_matrix *a, const sy_matrix *b) {
+    const sy_quant *p = &a->quant, *q = &b->quant;
+    if (a->dtype != b->dtype) return false;
+    return !sy_is_quantised(a->dtype) ||
+           (p->scale == q->scale && p->group == q->group && p->outputs == q->outputs &&
+            p->zeros == q->zeros && p->use_factor == q->use_factor);
+}
+
+/* Rows of a source's scales for its rows [row0, row0 + n_rows). */
+static int64_t scale_rows(const sy_matrix *m, int64_t row0, int64_t n_rows) {
+    int64_t outputs = m->quant.outputs;
+    if (outputs <= 1) return outputs == 1 ? n_rows : 1;
+    return sy_ceil_div(row0 + n_rows, outputs) - row0 / outputs;
+}
+
+sy_cuda_source_bytes
+sy_cuda_source_bytes_of(const sy_matrix *m, sy_dtype src_dtype, int64_t row0, int64_t n_rows) {
+    sy_cuda_source_bytes out = {0};
+    int64_t k = m->k, row = k * (sy_dtype_bits(src_dtype) / 8);
+    if (src_dtype == SY_F4) row = sy_ceil_div(k, 2);
+    if (src_dtype == SY_U4) row = sy_ceil_div(k, 8) * 4;
+    out.codes = (uint64_t)(row * n_rows);
+    if (!sy_is_quantised(m->dtype) || n_rows == 0) return out;
+    int64_t groups = m->quant.group > 0 ? sy_ceil_div(k, m->quant.group) : 1;
+    out.scales =
+        (uint64_t)(scale_rows(m, row0, n_rows) * groups * (sy_dtype_bits(m->quant.scale) / 8));
+    if (m->quant.zeros) out.zeros = (uint64_t)(n_rows * groups);
+    return out;
+}
+
+sy_weight_source
+sy_cuda_source_from(const sy_matrix *m, const sy_weight_source *src, int64_t row0, int64_t n) {
+    sy_weight_source out = *src;
+    sy_cuda_source_bytes before = sy_cuda_source_bytes_of(m, src->dtype, row0, n);
+    out.codes = (const char *)src->codes + before.codes;
+    if (n == 0 || before.scales == 0) return out;
+    int64_t outputs = m->quant.outputs;
+    if (outputs > 1) /* a block may go on behind these rows */
+        before.scales = before.scales / (uint64_t)scale_rows(m, row0, n) *
+                        (uint64_t)((row0 + n) / outputs - row0 / outputs);
+    if (outputs > 0) out.scales = (const char *)src->scales + before.scales;
+    if (m->quant.zeros) out.zeros = src->zeros + before.zeros;
+    return out;
+}
+
+/* ---- checks ---- */
+
+/* Rows of a part as they are looked through: 64 at a time, scales before zero points, which is
+ * the order of the CPU's packing, so that both name the same place. */
+typedef struct checking {
+    const sy_matrix *m;
+    const sy_weight_source *src;
+    int64_t groups, row0;
+    int part;
+} checking;
+
+static sy_status bad_value(const checking *c, int64_t row, int64_t group, const char *what) {
+    const char *part = c->m->parts == 2 ? (c->part == 0 ? "gate, " : "up, ") : "";
+    return sy_fail(SY_ERR_FORMAT, "%soutput %lld, scale group %lld: %s", part,
+                   (long long)(c->row0 + row), (long long)group, what);
+}
+
+/* Whether a scale is NaN or infinity. */
+static bool not_finite(sy_dtype dtype, const uint8_t *scale) {
+    switch (dtype) {
+    case SY_F8_E8M0:
+        return *scale == 0xff;
+    case SY_F8_E4M3:
+        return (*scale & 0x7f) == 0x7f;
+    case SY_F16:
+        return (scale[1] & 0x7c) == 0x7c;
+    case SY_BF16:
+        return (scale[1] & 0x7f) == 0x7f && (scale[0] & 0x80) != 0;
+    default: /* SY_F32 */
+        return (scale[3] & 0x7f) == 0x7f && (scale[2] & 0x80) != 0;
+    }
+}
+
+static sy_status check_scales(const checking *c, int64_t row, int64_t n_rows) {
+    int64_t outputs = c->m->quant.outputs, bytes = sy_dtype_bits(c->m->quant.scale) / 8;
+    int64_t n = outputs == 1 ? n_rows : sy_min(n_rows, 1);
+    for (int64_t r = row; r < row + n; r++) {
+        int64_t at = outputs == 0   ? 0
+                     : outputs == 1 ? r
+                                    : (c->row0 + r) / outputs - c->row0 / outputs;
+        const uint8_t *from = (const uint8_t *)c->src->scales + at * c->groups * bytes;
+        for (int64_t g = 0; g < c->groups; g++)
+            if (not_finite(c->m->quant.scale, from + g * bytes))
+                return bad_value(c, r, g, "expected a finite scale, found NaN or infinity");
+    }
+    return SY_OK;
+}
+
+static sy_status check_zeros(const checking *c, int64_t row, int64_t n_rows) {
+    for (int64_t r = row; r < row + n_rows; r++)
+        for (int64_t g = 0; g < c->groups; g++)
+            if (c->src->zeros[r * c->groups + g] > 15)
+                return bad_value(c, r, g, "expected a zero point in 0..15");
+    return SY_OK;
+}
+
+static sy_status check_factor(const sy_matrix *m, int part) {
+    float f = m->quant.factor[part];
+    if (m->quant.use_factor == SY_FACTOR_NONE) return SY_OK;
+    if (not_finite(SY_F32, (const uint8_t *)&m->quant.factor[part]) ||
+        (m->quant.use_factor == SY_FACTOR_OVER && f == 0))
+        return sy_fail(SY_ERR_FORMAT, "expected a finite factor%s, found %g",
+                       m->quant.use_factor == SY_FACTOR_OVER ? " to divide by" : "", (double)f);
+    return SY_OK;
+}
+
+sy_status sy_cuda_quant_check(const sy_matrix *m,
+                              int part,
+                              int64_t row0,
+                              int64_t n_rows,
+                              const sy_weight_source *src) {
+    sy_status st = SY_OK;
+    checking c = {m, src, m->quant.group > 0 ? sy_ceil_div(m->k, m->quant.group) : 1, row0,
+                  part};
+    SY_TRY(check_factor(m, part));
+    if (m->k == 0) return SY_OK;
+    if (n_rows > 0 && (src->scales == NULL || (m->quant.zeros && src->zeros == NULL)))
+        SY_FAIL(SY_ERR_INTERNAL, "pack: quantised weights without scales or zero points");
+    for (int64_t row = 0; row < n_rows; row += SY_PACK_ROWS) {
+        int64_t n = sy_min(n_rows - row, SY_PACK_ROWS);
+        SY_TRY(check_scales(&c, row, n));
+        if (m->quant.zeros) SY_TRY(check_zeros(&c, row, n));
+    }
+done:
+    return st;
+}
