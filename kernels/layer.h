@@ -16,7 +16,7 @@
 
 typedef enum sy_attn_kind {
     SY_ATTN_GQA,
-    SY_ATTN_MLA /* multi-head latent attention, always in its absorbed form: one latent of
+    SY_ATTN_MLA /* multi-head latent attention, absorbed (fast numerics: see kernels/ops.h): one latent of
                  * kv_rank + rope values a token serves all heads (DeepSeek-V2/V3) */
 } sy_attn_kind;
 typedef enum sy_qk_norm {

@@ -23,6 +23,9 @@
  *                 m' = max(m, s), l = l e^(m-m') + e^(s-m'), o = o e^(m-m'); then o / l)
  *      MLA        D is the latent's c + rope, v is the latent
  *   attn_out MLA  o act              one chain (v_up)                 head's output: act
+ *      (Fast numerics may take a prompt's rows in the naive form: q stays nope + rope values a
+ *      head, act; attend makes k (k_up, beside the rotary part) and v (v_up) of each head and
+ *      token from the latents, one chain, act; o is the head's output, and attn_out has no v_up)
  *   attn_out      o act              leaves of kv-head groups (MLA:   x += sum (+ bias) : f32
  *                                    heads), tree
  *   route         x f32 -> act       leaves of 256, tree              xn: act; logits, scores,
@@ -50,10 +53,10 @@
  * as it is and widened exactly in registers.
  *
  * Quantised weights (struct sy_quant) keep the bits of their codes and scales in memory. A code
- * (E4M3, E2M1, or a 4-bit integer less its zero point) is exact in BF16, and is multiplied like a
- * BF16 weight: pairs from even K, the odd element first. Scales stay out of that chain. Within a
- * scale group it starts at 0; at the group's end sum = fma(chain, scale, sum), groups ascending
- * from sum = 0, the scale widened exactly and flushed if denormal. A leaf that cuts a group makes
+ * (E4M3, E2M1, an 8-bit integer, or a 4-bit one less its zero point) is exact in BF16, and is
+ * multiplied like a BF16 weight: pairs from even K, the odd element first. Scales stay out of that
+ * chain. Within a scale group it starts at 0; at the group's end sum = fma(chain, scale, sum),
+ * groups ascending from sum = 0, the scale widened exactly and flushed if denormal. A leaf that cuts a group makes
  * two groups with the same scale of it. At the end of K, or of each leaf, the factor of the part
  * is applied: sum * factor or sum / factor, rounded once. */
 #ifndef SY_KERNELS_OPS_H
@@ -94,6 +97,7 @@ typedef enum sy_factor { SY_FACTOR_NONE, SY_FACTOR_TIMES, SY_FACTOR_OVER } sy_fa
  *   NVFP4, compressed-tensors   SY_F4        SY_F8_E4M3     16     1        over
  *                                                                            weight_global_scale
  *   INT4, AWQ, GPTQ             SY_U4        BF16, F16, F32 32..128  1      -
+ *   q8; INT8 per channel        SY_I8        BF16; F32      32; 0    1      -
  *
  * A part that is cut from a larger tensor at an output that begins no block of 128 has its scales
  * repeated per output (outputs = 1) by whoever cuts it; that gives the same bits. */
@@ -111,14 +115,14 @@ typedef struct sy_quant {
  * one expert, [n, k] each, laid out so that both meet in the same tile. */
 typedef struct sy_matrix {
     void *data;
-    sy_dtype dtype; /* SY_BF16, SY_F16, SY_F32; quantised: SY_F8_E4M3, SY_F4, SY_U4 */
+    sy_dtype dtype; /* SY_BF16, SY_F16, SY_F32; quantised: SY_F8_E4M3, SY_I8, SY_F4, SY_U4 */
     int parts;      /* 1, or 2 (gate, up)         */
     int64_t n, k;   /* outputs of one part, inputs */
     sy_quant quant; /* of quantised codes only    */
 } sy_matrix;
 
 static inline bool sy_is_quantised(sy_dtype dtype) {
-    return dtype == SY_F8_E4M3 || dtype == SY_F4 || dtype == SY_U4;
+    return dtype == SY_F8_E4M3 || dtype == SY_I8 || dtype == SY_F4 || dtype == SY_U4;
 }
 
 /* Some output rows [row0, row0 + n_rows) of a part as a file has them: row-major, any alignment,
@@ -424,6 +428,12 @@ struct sy_backend {
  * an error. All give the same bits. */
 sy_status sy_cpu_open(sy_dtype act, sy_pool *pool, const char *isa, sy_backend **out);
 const char *sy_cpu_isa_name(const sy_backend *be); /* the chosen one */
+/* Bytes that reserve takes for these limits, all threads together; UINT64_MAX on overflow. */
+uint64_t sy_cpu_reserve_bytes(const sy_backend *be, const sy_limits *limits);
+/* Fast numerics: spans of latent attention that are worth it take the naive form, so that bits
+ * depend on how a prompt is cut. Before reserve; off at first. attn_in, attend and attn_out of a
+ * layer then follow one another with the same batch, which stays in place until attn_out. */
+void sy_cpu_set_fast(sy_backend *be, bool fast);
 
 /* cos and sin for positions [0, n_positions): angle = (float)position * (float)inv_freq[i],
  * inv_freq in float64 rounded to float32, cos and sin of that float32 in float64 by own

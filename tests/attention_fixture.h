@@ -274,12 +274,17 @@ static inline void run_step(sy_backend *be,
     free(rows);
 }
 
-/* Runs all sequences and returns x after attention, [sequence][position][H] in one block; NULL
- * if this machine lacks the instruction set. */
-static inline float *run_schedule(const sy_layer_spec *spec, const schedule *how) {
-    sy_backend *be = open_reserved(how->act, how->n_threads, how->isa, &spec->attn, HIDDEN,
-                                   N_SEQUENCES * CONTEXT, CONTEXT);
+/* Runs all sequences in exact or fast numerics and returns x after attention,
+ * [sequence][position][H] in one block; NULL if this machine lacks the instruction set. */
+static inline float *run_numerics(const sy_layer_spec *spec, const schedule *how, bool fast) {
+    sy_backend *be = open_cpu(how->act, how->n_threads, how->isa);
     if (be == NULL) return NULL;
+    sy_limits limits = limits_of(&spec->attn, HIDDEN, N_SEQUENCES * CONTEXT, CONTEXT);
+    sy_cpu_set_fast(be, fast);
+    assert_int_equal(be->ops->reserve(be, &limits), SY_OK);
+    const sy_cpu *cpu = sy_cpu_of(be); /* steps before may have left anything in scratch */
+    memset(cpu->scratch, 0xff, (size_t)how->n_threads * cpu->scratch_bytes);
+    memset(cpu->shared, 0xff, cpu->shared_bytes);
     layer l = make_layer(be, spec, how->weights, HIDDEN, CONTEXT);
     sy_kv_layer kv = {.page_bytes = (int64_t)be->ops->kv_page_bytes(be, &spec->attn)};
     int pages_each = CONTEXT / 64;
@@ -311,9 +316,12 @@ static inline float *run_schedule(const sy_layer_spec *spec, const schedule *how
     return result;
 }
 
-static inline void
-expect_same(const sy_layer_spec *spec, const float *expected, const schedule *how) {
-    float *found = run_schedule(spec, how);
+static inline float *run_schedule(const sy_layer_spec *spec, const schedule *how) {
+    return run_numerics(spec, how, false);
+}
+
+/* `found` is a run by the schedule, and goes; NULL: there was none. */
+static inline void expect_equal_runs(float *found, const float *expected, const schedule *how) {
     if (found == NULL) return;
     char what[120];
     snprintf(what, sizeof what, "%s on %s, %d threads, chunks of %d, %s, pages of %02x",
@@ -321,6 +329,11 @@ expect_same(const sy_layer_spec *spec, const float *expected, const schedule *ho
              how->together ? "together" : "alone", how->page_fill);
     assert_same_bits(found, expected, (int64_t)N_SEQUENCES * CONTEXT * HIDDEN, what);
     free(found);
+}
+
+static inline void
+expect_same(const sy_layer_spec *spec, const float *expected, const schedule *how) {
+    expect_equal_runs(run_schedule(spec, how), expected, how);
 }
 
 /* One row at a time, in chunks, alone or in a batch, on any threads and instruction set, in pages

@@ -200,11 +200,13 @@ attention_f64(const sy_backend *be, const layer *l, const float *x, int64_t n) {
     return y;
 }
 
-/* Runs the sequences by the schedule and compares every element: |error| <= share times the
- * largest output of its row in size. */
-static inline void
-expect_near_f64(const sy_layer_spec *spec, const schedule *how, double share) {
-    float *found = run_schedule(spec, how), *input = make_input();
+/* Compares every element of a run by the schedule, which goes: |error| <= share times the largest
+ * output of its row in size. */
+static inline void expect_run_near_f64(const sy_layer_spec *spec,
+                                       const schedule *how,
+                                       double share,
+                                       float *found) {
+    float *input = make_input();
     sy_backend *be = open_cpu(how->act, 1, NULL);
     layer l = make_layer(be, spec, how->weights, HIDDEN, CONTEXT);
     assert_non_null(found);
@@ -228,6 +230,11 @@ expect_near_f64(const sy_layer_spec *spec, const schedule *how, double share) {
     free_layer(be, &l);
     close_cpu(be);
     free(found), free(input);
+}
+
+static inline void
+expect_near_f64(const sy_layer_spec *spec, const schedule *how, double share) {
+    expect_run_near_f64(spec, how, share, run_schedule(spec, how));
 }
 
 #endif

@@ -1,6 +1,6 @@
 /* How near the matrix kernels come to the machine's bounds: read bandwidth for few rows, the
  * multiply instruction's peak for many. Usage:
- *   bench_gemm [threads] [isa] [bf16|f32|fp8|mxfp4|nvfp4|int4] [seconds]
+ *   bench_gemm [threads] [isa] [bf16|f32|fp8|q8|int8|mxfp4|nvfp4|int4] [seconds]
  * f32 has activations in F32, all else in BF16.
  *
  * Bound and kernel alternate in pieces of at most a millisecond, and the medians of both are
@@ -27,6 +27,8 @@ static const weight_kind kinds[] = {
     {"bf16", SY_BF16, {0}},
     {"f32", SY_F32, {0}},
     {"fp8", SY_F8_E4M3, {.scale = SY_F32, .group = 128, .outputs = 128}},
+    {"q8", SY_I8, {.scale = SY_BF16, .group = 32, .outputs = 1}},
+    {"int8", SY_I8, {.scale = SY_F32, .outputs = 1}},
     {"mxfp4", SY_F4, {.scale = SY_F8_E8M0, .group = 32, .outputs = 1}},
     {"nvfp4",
      SY_F4,
@@ -284,6 +286,8 @@ static void run_all(bench *b) {
     bench_decode(b, 2048, 1, SY_LEAF);
     bench_decode(b, 768, 1, SY_LEAF);
     bench_decode(b, 2048, 4, SY_LEAF);
+    bench_decode(b, 16384, 1, SY_LEAF);
+    bench_decode(b, 16384, 16, SY_LEAF);
     bench_fat(b, 510, 2048, 0);
     bench_fat(b, 510, 2048, SY_LEAF);
     bench_fat(b, 510, 7168, 0);
@@ -341,7 +345,7 @@ int main(int argc, char **argv) {
         !(seconds > 0)) {
         fprintf(stderr,
                 "usage: bench_gemm [threads, at most %d] [isa] "
-                "[bf16|f32|fp8|mxfp4|nvfp4|int4] [seconds]\n",
+                "[bf16|f32|fp8|q8|int8|mxfp4|nvfp4|int4] [seconds]\n",
                 MAX_EXPERTS / PIECE_EXPERTS);
         return 2;
     }

@@ -24,6 +24,11 @@ static inline double e8m0_value(unsigned code) {
     return code == 255 ? NAN : ldexp(1, (int)code - 127);
 }
 
+/* Two's complement, written out. */
+static inline double i8_value(unsigned code) {
+    return code < 128 ? (double)code : (double)code - 256;
+}
+
 typedef struct format_case {
     const char *name;
     sy_dtype dtype;
@@ -47,8 +52,16 @@ static const format_case formats[] = {
     {"INT4 128 F16, zeros", SY_U4, {SY_F16, 128, 1, true, SY_FACTOR_NONE, {0, 0}}},
     {"INT4 32 BF16, zeros", SY_U4, {SY_BF16, 32, 1, true, SY_FACTOR_NONE, {0, 0}}},
     {"INT4 channels", SY_U4, {SY_BF16, 0, 1, false, SY_FACTOR_NONE, {0, 0}}},
+    {"q8", SY_I8, {SY_BF16, 32, 1, false, SY_FACTOR_NONE, {0, 0}}},
+    {"INT8 channels", SY_I8, {SY_F32, 0, 1, false, SY_FACTOR_NONE, {0, 0}}},
+    {"INT8 channels, BF16", SY_I8, {SY_BF16, 0, 1, false, SY_FACTOR_NONE, {0, 0}}},
 };
 enum { N_FORMATS = sizeof formats / sizeof *formats };
+
+/* Whether a code is a byte; else two share one. */
+static inline bool has_bytes(sy_dtype codes) {
+    return codes == SY_F8_E4M3 || codes == SY_I8;
+}
 
 /* One part as a file has it; blocks of exactly the needed size, at odd addresses. */
 typedef struct file_part {
@@ -112,9 +125,9 @@ static inline void fill_part(const quantised *q, file_part *p, spread s) {
 
 static inline quantised shape_quantised(const format_case *f, int parts, int64_t n, int64_t k) {
     quantised q = {.m = {.dtype = f->dtype, .parts = parts, .n = n, .k = k, .quant = f->quant}};
-    q.code_row_bytes = f->dtype == SY_F8_E4M3 ? k
-                       : f->dtype == SY_F4    ? (k + 1) / 2
-                                              : (k + 7) / 8 * 4;
+    q.code_row_bytes = has_bytes(f->dtype) ? k
+                       : f->dtype == SY_F4 ? (k + 1) / 2
+                                           : (k + 7) / 8 * 4;
     q.groups = f->quant.group == 0 ? 1 : sy_ceil_div(k, f->quant.group);
     q.scale_bytes = sy_dtype_bits(f->quant.scale) / 8;
     return q;
@@ -174,6 +187,7 @@ static inline double code_of(const quantised *q, int part, int64_t row, int64_t 
     const file_part *p = &q->part[part];
     const uint8_t *codes = (const uint8_t *)p->codes + row * q->code_row_bytes;
     if (q->m.dtype == SY_F8_E4M3) return e4m3_value(codes[k]);
+    if (q->m.dtype == SY_I8) return i8_value(codes[k]);
     unsigned code = codes[k / 2] >> (k % 2 == 0 ? 0 : 4) & 15u;
     if (q->m.dtype == SY_F4) return e2m1_value(code);
     return (int)code - (p->zeros == NULL ? 8 : p->zeros[row * q->groups + group_of(q, k)]);

@@ -23,7 +23,7 @@ static void product_run(void *arg, int thread, int n_threads) {
     }
     float *tile = malloc((size_t)(c->rows * SY_PANEL) * sizeof *tile);
     for (int64_t stored = 2 * begin; stored < 2 * end; stored++) {
-        sy_panel_range range = {m, stored, 0, m->k, false, 0};
+        sy_panel_range range = {.m = m, .panel = stored, .end = m->k};
         sy_cpu_panel(cpu, thread, &range, c->rows, c->x, m->k, tile, SY_PANEL, true);
         int64_t column = stored / 2 * SY_PANEL, columns = sy_min(m->n - column, SY_PANEL);
         for (int64_t r = 0; r < c->rows; r++)
@@ -142,6 +142,7 @@ static void products_equal_their_definition_at_published_widths(void **state) {
     check_format(be, &formats[0], 1, 2, 576, 7168, 0, ORDINARY);
     check_format(be, &formats[6], 2, 1, 2880, 2880, 0, ORDINARY);
     check_format(be, &formats[9], 1, 1, 2048, 7168, 0, ORDINARY);
+    check_format(be, &formats[15], 1, 2, 2048, 7168, SY_LEAF, ORDINARY);
     close_cpu(be);
 }
 
@@ -177,22 +178,23 @@ static void plain_c_is_within_the_rounding_bound_of_float64(void **state) {
 static void every_code_has_the_value_of_its_format(void **state) {
     (void)state;
     enum { K = 3 };
-    static const int with[] = {0, 6, 9};
+    static const int with[] = {0, 6, 9, 15};
+    enum { N_WITH = sizeof with / sizeof *with };
     for (int i = 0; i < N_ISA; i++)
         for (int act = 0; act < 2; act++) {
             sy_backend *be = open_cpu(act == 0 ? SY_BF16 : SY_F32, 1, isa_names[i]);
-            for (int f = 0; be != NULL && f < 3; f++)
+            for (int f = 0; be != NULL && f < N_WITH; f++)
                 for (int place = 0; place < K; place++) {
                     format_case format = formats[with[f]];
                     format.quant = (sy_quant){.scale = SY_F32, .group = 16, .outputs = 0};
-                    int n = format.dtype == SY_F8_E4M3 ? 256 : 16;
+                    bool bytes = has_bytes(format.dtype);
+                    int n = bytes ? 256 : 16;
                     quantised q = shape_quantised(&format, 1, n, K);
                     uint8_t codes[256 * 4] = {0};
                     static const float one = 1;
                     for (int c = 0; c < n; c++)
-                        codes[c * q.code_row_bytes +
-                              (format.dtype == SY_F8_E4M3 ? place : place / 2)] =
-                            (uint8_t)(format.dtype == SY_F8_E4M3 ? c : c << 4 * (place % 2));
+                        codes[c * q.code_row_bytes + (bytes ? place : place / 2)] =
+                            (uint8_t)(bytes ? c : c << 4 * (place % 2));
                     q.part[0].codes = (char *)codes;
                     q.part[0].scales = (char *)(uintptr_t)&one;
                     pack_quantised(be, &q);
@@ -258,7 +260,7 @@ static void run_experts(const char *isa,
 
 static void expert_steps_give_equal_bits_over_tables_threads_and_rows(void **state) {
     (void)state;
-    static const int which[] = {0, 4, 6, 7, 8, 9, 12};
+    static const int which[] = {0, 4, 6, 7, 8, 9, 12, 15, 16};
     for (size_t f = 0; f < sizeof which / sizeof *which; f++) {
         const format_case *format = &formats[which[f]];
         static float expected[PAIRS * HIDDEN], y[PAIRS * HIDDEN], part[PAIRS * HIDDEN];

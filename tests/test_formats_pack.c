@@ -101,6 +101,27 @@ static void nvfp4_of_both_exporters_decodes(void **state) {
     }
 }
 
+/* A short last group, all signs, and the code that q8 does not use. */
+static void integers_of_8_bits_decode(void **state) {
+    (void)state;
+    int8_t codes[2][34] = {{127, -127, 1, -1, -128}, {64}};
+    static const uint16_t scales[2][2] = {{0x3e80, 0x4000}, {0xbf80, 0}}; /* 0.25, 2; -1, 0 */
+    float expected[2][34] = {{31.75f, -31.75f, 0.25f, -0.25f, -32}, {-64}};
+    codes[0][32] = -3;
+    codes[0][33] = codes[1][33] = 77;
+    for (int i = 1; i < 32; i++)
+        expected[1][i] = -0.0f; /* 0 times -1 */
+    expected[0][32] = -6;
+    expected[0][33] = 154;
+    sy_backend *be = open_cpu(SY_BF16, 1, NULL);
+    sy_matrix m = {.dtype = SY_I8, .parts = 1, .n = 2, .k = 34, .quant = formats[15].quant};
+    m = pack_one(be, m, &(sy_weight_source){SY_I8, codes, scales, NULL});
+    assert_row(be, &m, 0, expected[0], "q8, first row");
+    assert_row(be, &m, 1, expected[1], "q8, second row");
+    free_one(be, &m);
+    close_cpu(be);
+}
+
 /* Nine columns: the padding nibbles of a file are 0, and mean nothing. */
 static void int4_words_of_compressed_tensors_decode(void **state) {
     (void)state;
@@ -175,7 +196,7 @@ static void padding_of_a_file_does_not_reach_memory(void **state) {
     sy_backend *be = open_cpu(SY_BF16, 1, NULL);
     for (int f = 0; f < N_FORMATS; f++)
         for (int64_t k = 33; k < 41; k++) {
-            if (formats[f].dtype == SY_F8_E4M3) continue; /* has none */
+            if (has_bytes(formats[f].dtype)) continue; /* these have none */
             quantised q = make_quantised(be, &formats[f], 1, 70, k, ORDINARY), other = q;
             char *codes = q.part[0].codes;
             for (int64_t i = 0; i < q.m.n * q.code_row_bytes; i++) {
@@ -211,7 +232,7 @@ static void scales_that_are_no_numbers_are_refused_with_their_place(void **state
     } bad[] = {{0, 0x7fc00000u}, {0, 0xff800000u}, {1, 0xff},         {3, 0x7f80u},
                {6, 0xff},        {7, 0x7f},        {7, 0xff},         {9, 0xffc1u},
                {10, 0x7c00u},    {10, 0xfe00u},    {11, 0x7f800000u}, {2, 0xffffffffu},
-               {4, 0x7f800000u}};
+               {4, 0x7f800000u}, {15, 0x7f80u},    {16, 0x7fc00000u}};
     random_state = 22;
     sy_backend *be = open_cpu(SY_BF16, 1, NULL);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
@@ -269,6 +290,9 @@ static void formats_that_no_kernel_knows_are_refused(void **state) {
         {SY_F4, {.scale = SY_F64, .group = 32, .outputs = 1}},
         {SY_F4, {.scale = SY_F4, .group = 32, .outputs = 1}},
         {SY_F8_E5M2, {.scale = SY_F32, .group = 32, .outputs = 1}},
+        {SY_I8, {.scale = SY_I8, .group = 32, .outputs = 1}},
+        {SY_I8, {.scale = SY_BF16, .group = 32, .outputs = 1, .zeros = true}},
+        {SY_U8, {.scale = SY_BF16, .group = 32, .outputs = 1}},
     };
     sy_backend *be = open_cpu(SY_BF16, 1, NULL);
     static const float data[64 * 32];
@@ -307,6 +331,7 @@ static void quantised_types_are_stored_as_they_are(void **state) {
         assert_int_equal(be->ops->stored_dtype(be, SY_F8_E4M3), SY_F8_E4M3);
         assert_int_equal(be->ops->stored_dtype(be, SY_F4), SY_F4);
         assert_int_equal(be->ops->stored_dtype(be, SY_U4), SY_U4);
+        assert_int_equal(be->ops->stored_dtype(be, SY_I8), SY_I8);
         close_cpu(be);
     }
 }
@@ -315,6 +340,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scalars_have_the_values_of_their_formats),
         cmocka_unit_test(mxfp4_block_of_gpt_oss_decodes),
+        cmocka_unit_test(integers_of_8_bits_decode),
         cmocka_unit_test(nvfp4_of_both_exporters_decodes),
         cmocka_unit_test(int4_words_of_compressed_tensors_decode),
         cmocka_unit_test(rows_read_back_are_code_times_scale_with_factor),

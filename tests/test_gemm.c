@@ -357,7 +357,7 @@ static void sizes_that_overflow_and_misplaced_rows_are_refused(void **state) {
     assert_true(be->ops->matrix_bytes(be, &m) == UINT64_MAX);
     m.n = m.k = INT64_MAX;
     assert_true(be->ops->matrix_bytes(be, &m) == UINT64_MAX);
-    m = (sy_matrix){.dtype = SY_I8, .parts = 1, .n = 64, .k = 64};
+    m = (sy_matrix){.dtype = SY_U8, .parts = 1, .n = 64, .k = 64};
     assert_true(be->ops->matrix_bytes(be, &m) == UINT64_MAX);
     m = (sy_matrix){.dtype = SY_BF16, .parts = 2, .n = 65, .k = 3};
     assert_int_equal(be->ops->matrix_bytes(be, &m), 2 * 2 * 64 * 4 * 2);

@@ -16,7 +16,9 @@ static int tile_tokens_of(const sy_kv_layout *layout, int group) {
 }
 
 typedef struct attend_job {
+    sy_naive_job naive; /* the spans that are no tiles */
     sy_attend_core core;
+    const sy_attn_spec *attn;
     const sy_batch *b;
     int tile_tokens;
     int64_t n_tiles;
@@ -85,6 +87,9 @@ void sy_cpu_attend_scratch(const sy_cpu *cpu,
     attn.kind = SY_ATTN_MLA;
     attn.mla = l->mla;
     scratch_of(cpu, l, &attn, thread, shared);
+    if (!cpu->fast) return;
+    uint64_t naive = sy_naive_scratch(cpu, &attn, l->max_rows);
+    *thread = naive > *thread ? naive : *thread;
 }
 
 /* Finds tiles by their number. Numbers only grow, so the search goes on where it stopped. */
@@ -93,12 +98,16 @@ typedef struct cursor {
     int64_t first; /* number of the span's first tile */
 } cursor;
 
+static int64_t tiles_of(const attend_job *job, const sy_span *span) {
+    if (sy_cpu_takes_naive_form(job->core.cpu, job->attn, span)) return 0;
+    return sy_ceil_div(span->n_rows, job->tile_tokens) * job->core.layout.n_heads;
+}
+
 static sy_attend_tile tile_at(const attend_job *job, cursor *c, int64_t number) {
     int n_heads = job->core.layout.n_heads;
     for (;; c->span++) {
         const sy_span *span = &job->b->span[c->span];
-        int64_t pieces = sy_ceil_div(span->n_rows, job->tile_tokens);
-        int64_t n = pieces * n_heads;
+        int64_t n = tiles_of(job, span);
         if (number >= c->first + n) {
             c->first += n;
             continue;
@@ -172,6 +181,7 @@ static void attend_share(void *arg, int thread, int n_threads) {
     sy_attend_workspace w;
     sy_arena arena = {.base = cpu->scratch + thread * cpu->scratch_bytes,
                       .size = cpu->scratch_bytes};
+    sy_naive_share(&job->naive, thread);
     carve(&arena, &cpu->base, &job->core.layout, job->core.group, &w);
     if (job->leaves_per_tile > 0) {
         attend_leaves_apart(job, &w);
@@ -196,8 +206,9 @@ static void plan_units(attend_job *job) {
     int64_t most_leaves = 0;
     for (int i = 0; i < job->b->n_spans; i++) {
         const sy_span *span = &job->b->span[i];
-        if (span->n_rows == 0) continue;
-        job->n_tiles += sy_ceil_div(span->n_rows, job->tile_tokens) * job->core.layout.n_heads;
+        int64_t n = tiles_of(job, span);
+        if (n == 0) continue;
+        job->n_tiles += n;
         most_leaves = sy_max(most_leaves, most_leaves_of(job, span));
     }
     int n_threads = sy_pool_threads(job->core.cpu->pool);
@@ -229,8 +240,11 @@ sy_status sy_cpu_attend(sy_backend *be,
                                .q = q,
                                .o = o,
                                .sinks = sinks,
+                               .q_stride = sy_attn_q_width(attn),
+                               .o_stride = sy_attn_o_width(attn),
                                .scale = attn->softmax_scale,
                                .heads = attn->heads},
+                      .attn = attn,
                       .b = b};
     bool windowed = attn->window > 0 && attn->window < unlimited;
     job.core.window = windowed ? attn->window : unlimited;
@@ -243,6 +257,8 @@ sy_status sy_cpu_attend(sy_backend *be,
         return sy_fail(SY_ERR_INTERNAL,
                        "attend: %d heads of %lld values do not fit the scratch reserved",
                        attn->heads, (long long)job.core.layout.key_dim);
+    sy_status st = sy_naive_plan(&job.core, attn, b, &job.naive);
+    if (st != SY_OK) return st;
     plan_units(&job);
     sy_pool_run(job.core.cpu->pool, attend_share, &job);
     return SY_OK;

@@ -33,9 +33,13 @@ rows_that_see(const sy_attend_core *a, const sy_attend_tile *t, int64_t from, in
     return (rows){(int)begin * a->group, (int)fresh * a->group, (int)end * a->group};
 }
 
-/* Where the tile's first head of its token i stands among the heads of all tokens. */
-static int64_t head_number(const sy_attend_core *a, const sy_attend_tile *t, int64_t i) {
-    return (t->row + i) * a->heads + (int64_t)t->head * a->group;
+/* Where row r of the tile begins in q or o, in elements: a head of a token. */
+static int64_t row_begin(const sy_attend_core *a,
+                         const sy_attend_tile *t,
+                         int r,
+                         int64_t stride,
+                         int64_t dim) {
+    return (t->row + r / a->group) * stride + (t->head * a->group + r % a->group) * dim;
 }
 
 void sy_attend_gather(const sy_attend_core *a,
@@ -44,9 +48,9 @@ void sy_attend_gather(const sy_attend_core *a,
     int64_t act_bytes = sy_act_bytes(&a->cpu->base);
     int64_t bytes = a->layout.key_dim * act_bytes, stride = a->layout.key_stride * act_bytes;
     for (int r = 0; r < t->n_rows; r++) {
-        int64_t head = head_number(a, t, r / a->group) + r % a->group;
+        int64_t at = row_begin(a, t, r, a->q_stride, a->layout.key_dim);
         char *q = w->q + r * stride;
-        memcpy(q, a->q + head * bytes, (size_t)bytes);
+        memcpy(q, a->q + at * act_bytes, (size_t)bytes);
         memset(q + bytes, 0, (size_t)(stride - bytes));
     }
 }
@@ -152,6 +156,32 @@ static void softmax_page(const sy_attend_core *a,
         vec->round_bf16(n * (int64_t)SY_PAGE_TOKENS, w->score + at, w->p + at);
 }
 
+/* One page for the rows that see a key of it. */
+static void attend_page(const sy_attend_core *a,
+                        const sy_attend_tile *t,
+                        const sy_attend_workspace *w,
+                        int64_t base,
+                        const rows *see,
+                        const char *keys,
+                        const char *values,
+                        const sy_attend_state *s) {
+    scores_of_page(a, w, keys, see->begin, see->end - see->begin);
+    softmax_page(a, t, w, base, see, s);
+    add_values(a, w, values, see->begin, see->fresh, s->o, false);
+    add_values(a, w, values, see->fresh, see->end, s->o, true);
+}
+
+void sy_attend_expanded(const sy_attend_core *a,
+                        const sy_attend_tile *t,
+                        const sy_attend_workspace *w,
+                        int64_t base,
+                        const char *keys,
+                        const char *values,
+                        const sy_attend_state *s) {
+    rows see = rows_that_see(a, t, base, base + SY_PAGE_TOKENS);
+    if (see.begin < see.end) attend_page(a, t, w, base, &see, keys, values, s);
+}
+
 void sy_attend_leaf(const sy_attend_core *a,
                     const sy_attend_tile *t,
                     const sy_attend_workspace *w,
@@ -165,11 +195,7 @@ void sy_attend_leaf(const sy_attend_core *a,
         if (base == begin) see.fresh = see.begin;
         if (see.begin == see.end) continue;
         const char *keys = sy_kv_page(a->kv, t->span, base) + t->head * a->layout.head_bytes;
-        scores_of_page(a, w, keys, see.begin, see.end - see.begin);
-        softmax_page(a, t, w, base, &see, s);
-        const char *values = values_of_page(a, w, keys);
-        add_values(a, w, values, see.begin, see.fresh, s->o, false);
-        add_values(a, w, values, see.fresh, see.end, s->o, true);
+        attend_page(a, t, w, base, &see, keys, values_of_page(a, w, keys), s);
     }
 }
 
@@ -237,7 +263,7 @@ void sy_attend_store(const sy_attend_core *a,
     if (a->sinks != NULL) join_sinks(a, t, w, s);
     for (int r = 0; r < t->n_rows; r++) {
         float *o = s->o + r * a->layout.n_columns;
-        int64_t at = (head_number(a, t, r / a->group) + r % a->group) * d;
+        int64_t at = row_begin(a, t, r, a->o_stride, d);
         vec->scale(d, 1.0f / s->l[r], o, o);
         for (int64_t i = 0; i < d; i++)
             o[i] += 0.0f;

@@ -86,6 +86,19 @@ typedef struct sy_row_part {
     int part;
 } sy_row_part;
 
+/* Rows of consecutive spans that latent attention takes in one form. */
+typedef struct sy_form_run {
+    int64_t row, n_rows;
+    bool naive;
+} sy_form_run;
+
+/* The run that begins with span *i; moves *i behind it. False behind the last span. */
+bool sy_attn_next_run(const sy_cpu *cpu,
+                      const sy_attn_spec *attn,
+                      const sy_batch *b,
+                      int *i,
+                      sy_form_run *run);
+
 /* Calls fn for the thread's share of the parts of all rows, `parts` each. */
 typedef void (*sy_row_part_fn)(void *arg, int thread, const sy_row_part *p);
 void sy_attn_share_parts(const sy_batch *b,

@@ -1,6 +1,8 @@
-/* attn_in of latent attention in its absorbed form: what the pages keep of a token is one latent
- * of c values and one rotary key for all heads, and each head's q is turned into the latent's
- * terms (k_up) so that scores are its products with them. */
+/* attn_in of latent attention: what the pages keep of a token is one latent of c values and one
+ * rotary key for all heads. In the absorbed form each head's q is turned into the latent's terms
+ * (k_up) so that scores are its products with them; rows in the naive form (attend_naive.c) keep
+ * their q. */
+#include "kernels/cpu/attend.h"
 #include "kernels/cpu/attention.h"
 
 #include <string.h>
@@ -51,8 +53,8 @@ static void finish_latent(void *arg, int thread, const sy_row_part *p) {
     sy_kv_put_keys_bf16(&in->layout, page, slot, rounded);
 }
 
-/* Rotary embedding and temperature of one head of q. Its rotary part takes its place in the
- * result, the other part waits for k_up. */
+/* Rotary embedding and temperature of one head of q. In the absorbed form its rotary part takes
+ * its place in the result and the other part waits for k_up. */
 static void finish_head(void *arg, int thread, const sy_row_part *p) {
     (void)thread;
     const latent_in *job = arg;
@@ -64,9 +66,34 @@ static void finish_head(void *arg, int thread, const sy_row_part *p) {
     sy_attn_rotate(in, p->position, q + d - attn->rope.dim);
     float scale = sy_query_scale(attn, p->position);
     if (scale != 1.0f) in->cpu->isa->vec.scale(d, scale, q, q);
+    if (sy_cpu_takes_naive_form(in->cpu, attn, p->span)) {
+        int64_t row = p->row * job->heads * job->key_dim;
+        sy_attn_store_act(in->cpu, d, q, in->q_out + (row + p->part * d) * act_bytes);
+        return;
+    }
     sy_attn_store_act(in->cpu, nope, q, job->q_nope + head * nope * act_bytes);
     sy_attn_store_act(in->cpu, job->mla.rope, q + nope,
                       in->q_out + (head * job->key_dim + job->mla.kv_rank) * act_bytes);
+}
+
+/* The nope parts of q times k_up, for the rows in the absorbed form. */
+static void absorb(const latent_in *job, int thread, int n_threads) {
+    const sy_attn_in *in = &job->in;
+    int64_t act_bytes = sy_act_bytes(&in->cpu->base);
+    sy_head_products p = {.w = in->w->k_up,
+                          .heads = job->heads,
+                          .x_row = (int64_t)job->heads * job->mla.nope,
+                          .x_head = job->mla.nope,
+                          .out_row = job->heads * job->key_dim,
+                          .out_head = job->key_dim};
+    sy_form_run run;
+    for (int i = 0; sy_attn_next_run(in->cpu, &in->spec->attn, in->b, &i, &run);) {
+        if (run.naive) continue;
+        p.n_rows = run.n_rows;
+        p.x = job->q_nope + run.row * p.x_row * act_bytes;
+        p.out = in->q_out + run.row * p.out_row * act_bytes;
+        sy_cpu_multiply_heads(in->cpu, thread, n_threads, &p);
+    }
 }
 
 static void latent_phases(void *arg, int thread, int n_threads) {
@@ -93,16 +120,7 @@ static void latent_phases(void *arg, int thread, int n_threads) {
     }
     sy_attn_share_parts(in->b, job->heads, thread, n_threads, finish_head, job);
     sy_pool_barrier(cpu->pool);
-    sy_cpu_multiply_heads(cpu, thread, n_threads,
-                          &(sy_head_products){.w = w->k_up,
-                                              .heads = job->heads,
-                                              .n_rows = n_rows,
-                                              .x = job->q_nope,
-                                              .x_row = (int64_t)job->heads * job->mla.nope,
-                                              .x_head = job->mla.nope,
-                                              .out = in->q_out,
-                                              .out_row = job->heads * job->key_dim,
-                                              .out_head = job->key_dim});
+    absorb(job, thread, n_threads);
 }
 
 static latent_in sized(const sy_attn_in *in, int heads, const sy_mla_spec *mla) {
@@ -130,6 +148,9 @@ sy_status sy_cpu_latent_in(const sy_attn_in *in) {
                        in->b->n_rows, (long long)cpu->limits.max_rows);
     carve(&arena, in->b->n_rows, &job);
     sy_pool_run(cpu->pool, latent_phases, &job);
+    bool naive = sy_cpu_any_naive_form(cpu, &in->spec->attn, in->b);
+    cpu->naive_weights = naive ? in->w : NULL;
+    cpu->naive_batch = naive ? in->b : NULL;
     return SY_OK;
 }
 

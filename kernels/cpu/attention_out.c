@@ -1,5 +1,7 @@
-/* attn_out: x += o W_o^T + bias. Latent attention first turns each head's o, which is a latent,
- * into the head's output. */
+/* attn_out: x += o W_o^T + bias. Latent attention in its absorbed form first turns each head's o,
+ * which is a latent, into the head's output; in the naive form it is that already. */
+#include <string.h>
+
 #include "kernels/cpu/attention.h"
 
 typedef struct attn_out_job {
@@ -8,16 +10,48 @@ typedef struct attn_out_job {
     const float *bias; /* [H] or NULL */
     int64_t leaf, n_rows;
     const sy_head_products *heads; /* NULL: o is the heads' output */
-    const char *o;                 /* act [T, A*D]; MLA: shared scratch [T, A*value] */
-    float *x;                      /* [T, H] */
-    float *y;                      /* shared scratch [T, H] */
+    const sy_attn_spec *attn;
+    const sy_batch *naive_batch; /* some of its spans are in the naive form; NULL: none */
+    const char *o;               /* act [T, A*D]; MLA: shared scratch [T, A*value] */
+    float *x;                    /* [T, H] */
+    float *y;                    /* shared scratch [T, H] */
 } attn_out_job;
+
+/* Rows of the heads' output that o begins with. */
+static void copy_outputs(const attn_out_job *job, int thread, int n_threads, sy_form_run run) {
+    const sy_head_products *p = job->heads;
+    int64_t act_bytes = sy_act_bytes(&job->cpu->base), begin, end;
+    sy_pool_share(run.n_rows, thread, n_threads, &begin, &end);
+    for (int64_t t = run.row + begin; t < run.row + end; t++)
+        memcpy(p->out + t * p->out_row * act_bytes, p->x + t * p->x_row * act_bytes,
+               (size_t)(p->out_row * act_bytes));
+}
+
+static void outputs_of_heads(const attn_out_job *job, int thread, int n_threads) {
+    int64_t act_bytes = sy_act_bytes(&job->cpu->base);
+    sy_form_run run;
+    if (job->naive_batch == NULL) {
+        sy_cpu_multiply_heads(job->cpu, thread, n_threads, job->heads);
+        return;
+    }
+    for (int i = 0; sy_attn_next_run(job->cpu, job->attn, job->naive_batch, &i, &run);) {
+        sy_head_products p = *job->heads;
+        if (run.naive) {
+            copy_outputs(job, thread, n_threads, run);
+            continue;
+        }
+        p.n_rows = run.n_rows;
+        p.x += run.row * p.x_row * act_bytes;
+        p.out += run.row * p.out_row * act_bytes;
+        sy_cpu_multiply_heads(job->cpu, thread, n_threads, &p);
+    }
+}
 
 static void attn_out_phases(void *arg, int thread, int n_threads) {
     const attn_out_job *job = arg;
     const sy_vector_kernels *vec = &job->cpu->isa->vec;
     if (job->heads != NULL) {
-        sy_cpu_multiply_heads(job->cpu, thread, n_threads, job->heads);
+        outputs_of_heads(job, thread, n_threads);
         sy_pool_barrier(job->cpu->pool);
     }
     int64_t begin, end, hidden = job->w->n;
@@ -58,11 +92,17 @@ sy_status sy_cpu_attn_out(sy_backend *be,
                         .bias = w->o_bias,
                         .leaf = sy_round_up(SY_LEAF, group),
                         .n_rows = n_rows,
+                        .attn = a,
+                        .naive_batch = cpu->naive_batch,
                         .x = x};
     sy_arena need = {0}, arena = {.base = cpu->shared, .size = cpu->shared_bytes};
     uint64_t head_bytes = latent ? (uint64_t)(w->o.k * sy_act_bytes(be)) : 0;
     carve(&need, n_rows, w->o.n, head_bytes, &job);
     uint64_t thread_bytes = latent ? sy_cpu_multiply_heads_scratch(a->mla.value) : 0;
+    if (job.naive_batch != NULL &&
+        (cpu->naive_weights != w || job.naive_batch->n_rows != n_rows))
+        return sy_fail(SY_ERR_INTERNAL,
+                       "attn_out: another layer than that of attn_in before it");
     if (n_rows > cpu->limits.max_rows || need.used > cpu->shared_bytes ||
         thread_bytes > cpu->scratch_bytes)
         return sy_fail(SY_ERR_INTERNAL,
@@ -83,6 +123,8 @@ sy_status sy_cpu_attn_out(sy_backend *be,
     else
         job.o = o;
     sy_pool_run(cpu->pool, attn_out_phases, &job);
+    cpu->naive_weights = NULL;
+    cpu->naive_batch = NULL;
     return SY_OK;
 }
 

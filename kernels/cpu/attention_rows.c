@@ -1,6 +1,7 @@
 /* What attention does to rows before and behind its core. */
 #include <string.h>
 
+#include "kernels/cpu/attend.h"
 #include "kernels/cpu/attention.h"
 
 void sy_norm_rows_carve(sy_arena *arena,
@@ -60,6 +61,24 @@ void sy_cpu_multiply_share(sy_cpu *cpu,
         begin -= n;
         end -= n;
     }
+}
+
+bool sy_attn_next_run(const sy_cpu *cpu,
+                      const sy_attn_spec *attn,
+                      const sy_batch *b,
+                      int *i,
+                      sy_form_run *run) {
+    if (*i >= b->n_spans) return false;
+    *run = (sy_form_run){.row = b->span[*i].first_row,
+                         .naive = sy_cpu_takes_naive_form(cpu, attn, &b->span[*i])};
+    for (; *i < b->n_spans; ++*i) {
+        const sy_span *span = &b->span[*i];
+        if (span->first_row != run->row + run->n_rows ||
+            sy_cpu_takes_naive_form(cpu, attn, span) != run->naive)
+            break;
+        run->n_rows += span->n_rows;
+    }
+    return true;
 }
 
 void sy_attn_share_parts(const sy_batch *b,

@@ -70,26 +70,47 @@ static uint64_t larger(uint64_t a, uint64_t b) {
 }
 
 /* Steps run one after another, so each takes the blocks from their beginning and the largest
- * need of all is enough. On failure nothing is reserved. */
-static sy_status cpu_reserve(sy_backend *be, const sy_limits *limits) {
-    sy_status st = SY_OK;
-    sy_cpu *cpu = sy_cpu_of(be);
-    const uint64_t page = 4096; /* keeps neighbouring threads off each other's lines */
-    uint64_t thread = 0, shared = 0, all;
-    free_scratch(cpu);
-    cpu->limits = (sy_limits){0};
+ * need of all is enough. `thread` of one, in whole pages: that keeps neighbours off each other's
+ * lines. */
+static void measure_scratch(const sy_cpu *cpu,
+                            const sy_limits *limits,
+                            uint64_t *thread,
+                            uint64_t *shared) {
+    const uint64_t page = 4096;
+    *thread = *shared = 0;
     for (size_t i = 0; i < sizeof scratch_of / sizeof *scratch_of; i++) {
         uint64_t t = 0, s = 0;
         scratch_of[i](cpu, limits, &t, &s);
-        thread = larger(thread, t);
-        shared = larger(shared, s);
+        *thread = larger(*thread, t);
+        *shared = larger(*shared, s);
     }
-    if (!sy_add_u64(thread, page - 1, &thread) ||
-        !sy_mul_u64(thread / page * page, (uint64_t)sy_pool_threads(cpu->pool), &all))
+    *thread = *thread > UINT64_MAX - page ? UINT64_MAX : (*thread + page - 1) / page * page;
+}
+
+uint64_t sy_cpu_reserve_bytes(const sy_backend *be, const sy_limits *limits) {
+    const sy_cpu *cpu = (const sy_cpu *)be;
+    uint64_t thread, shared, all;
+    measure_scratch(cpu, limits, &thread, &shared);
+    bool fits = sy_mul_u64(thread, (uint64_t)sy_pool_threads(cpu->pool), &all) &&
+                sy_add_u64(all, shared, &all);
+    return fits ? all : UINT64_MAX;
+}
+
+/* On failure nothing is reserved. */
+static sy_status cpu_reserve(sy_backend *be, const sy_limits *limits) {
+    sy_status st = SY_OK;
+    sy_cpu *cpu = sy_cpu_of(be);
+    uint64_t thread, shared, all;
+    free_scratch(cpu);
+    cpu->limits = (sy_limits){0};
+    cpu->naive_weights = NULL;
+    cpu->naive_batch = NULL;
+    measure_scratch(cpu, limits, &thread, &shared);
+    if (!sy_mul_u64(thread, (uint64_t)sy_pool_threads(cpu->pool), &all))
         SY_FAIL(SY_ERR_MEMORY, "the scratch for %lld tokens a step overflows",
                 (long long)limits->max_rows);
     SY_TRY(sy_mem_alloc(&cpu->scratch, all, "scratch of the threads"));
-    cpu->scratch_bytes = thread / page * page;
+    cpu->scratch_bytes = thread;
     SY_TRY(sy_mem_alloc(&cpu->shared, shared, "scratch of the steps"));
     cpu->shared_bytes = shared;
     cpu->limits = *limits;
@@ -147,6 +168,10 @@ sy_status sy_cpu_open(sy_dtype act, sy_pool *pool, const char *isa, sy_backend *
 done:
     free(cpu);
     return st;
+}
+
+void sy_cpu_set_fast(sy_backend *be, bool fast) {
+    sy_cpu_of(be)->fast = fast;
 }
 
 const char *sy_cpu_isa_name(const sy_backend *be) {

@@ -36,6 +36,10 @@ typedef struct sy_cpu {
     char *scratch;          /* [n_threads][scratch_bytes] */
     uint64_t shared_bytes;
     char *shared; /* one block for all threads of a step */
+    bool fast;    /* prompts may take the naive form of latent attention (attend_naive.c) */
+    /* Of a layer some of whose spans take it, from attn_in until attn_out; else NULL. */
+    const sy_layer_weights *naive_weights;
+    const sy_batch *naive_batch;
 } sy_cpu;
 
 static inline sy_cpu *sy_cpu_of(sy_backend *be) {
@@ -75,12 +79,14 @@ void sy_cpu_matmul(sy_cpu *cpu,
                    int64_t ldy);
 
 /* K indices [begin, end) of a stored panel: one of a matrix of one part; of two parts, gate of
- * panel p is 2p and up is 2p + 1. begin is even, and so is end unless it is k. */
+ * panel p is 2p and up is 2p + 1. begin is even, and so is end unless it is k. What follows in the
+ * panel is brought near meanwhile, and behind its end that of stored panel `next`. */
 typedef struct sy_panel_range {
     const sy_matrix *m;
     int64_t panel, begin, end;
-    bool fetch_next; /* bring the same range of stored panel `next` near meanwhile */
+    bool fetch_next; /* there is a `next` */
     int64_t next;
+    bool is_near; /* the panel was read just now: nothing of it needs to be brought */
 } sy_panel_range;
 
 /* y[0..rows)[0..64) = (first ? 0 : y) then the chain over the range; of a quantised matrix the

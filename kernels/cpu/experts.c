@@ -6,12 +6,15 @@
 #include "base/checked.h"
 #include "kernels/cpu/cpu.h"
 
-/* Rows from which a panel costs arithmetic rather than memory traffic: peak over bandwidth. */
-enum { RIDGE_ROWS = 8 };
+/* Rows from which a panel of 16-bit weights costs arithmetic rather than memory traffic: peak over
+ * bandwidth (measured on Zen 5: 10 to 12; of 8 bits 4.5 to 5, of 4 bits 2.7). */
+enum { RIDGE_ROWS = 10 };
 
-/* Panels of one slot are equally dear, and panels of all slots are equally large. */
-static int64_t panel_cost(int64_t rows) {
-    return rows == 0 ? 0 : sy_max(rows, RIDGE_ROWS);
+/* What each panel of a matrix costs, in sixteenths of a row of BF16 products. With fewer bits there
+ * is less to read for as many products; those of float32 take twice as long. */
+static int64_t panel_cost(const sy_cpu *cpu, const sy_matrix *m, int64_t rows) {
+    int64_t of_row = cpu->base.act == SY_F32 ? 32 : 16;
+    return rows == 0 ? 0 : sy_max(rows * of_row, (int64_t)RIDGE_ROWS * sy_dtype_bits(m->dtype));
 }
 
 /* The panels of a slot that lie before `cut` on the axis of cost, where the slot begins at
@@ -37,15 +40,19 @@ struct expert_job {
     float *y;               /* down: f32 [P, H] */
 };
 
+static int64_t slot_panel_cost(const expert_job *job, int slot) {
+    return panel_cost(job->cpu, &job->matrix[slot], job->first[slot + 1] - job->first[slot]);
+}
+
 /* Calls fn for the panels of each slot that fall to this thread. */
 static void for_share(const expert_job *job, int thread, int n_threads, units_fn fn) {
     int64_t total = 0, before = 0;
     for (int s = 0; s < job->n_slots; s++)
-        total += panel_cost(job->first[s + 1] - job->first[s]) * sy_cpu_panels(&job->matrix[s]);
+        total += slot_panel_cost(job, s) * sy_cpu_panels(&job->matrix[s]);
     int64_t cut_begin, cut_end;
     sy_pool_share(total, thread, n_threads, &cut_begin, &cut_end);
     for (int s = 0; s < job->n_slots && before < cut_end; s++) {
-        int64_t cost = panel_cost(job->first[s + 1] - job->first[s]);
+        int64_t cost = slot_panel_cost(job, s);
         if (cost == 0) continue;
         int64_t panels = sy_cpu_panels(&job->matrix[s]);
         int64_t begin = panels_before(cut_begin, before, cost, panels);
@@ -69,12 +76,13 @@ activate(const expert_job *job, int64_t n, const float *gate, const float *up, i
         vec->silu_mul(n, gate, up, h16, hf);
 }
 
-/* Gate and up of one panel for some rows of a slot, their biases, then the activation. */
+/* Gate and up of one panel for some rows of a slot, their biases, then the activation. Behind up
+ * comes stored panel `next`, if there is one (else -1). */
 static void up_panel(const expert_job *job,
                      int thread,
                      int slot,
                      int64_t panel,
-                     bool more,
+                     int64_t next,
                      int64_t row,
                      int64_t rows) {
     sy_cpu *cpu = job->cpu;
@@ -82,8 +90,8 @@ static void up_panel(const expert_job *job,
     const sy_vector_kernels *vec = &cpu->isa->vec;
     sy_cpu_tiles *tiles = &cpu->tiles[thread];
     const char *x = (const char *)job->x + row * m->k * sy_act_bytes(&cpu->base);
-    sy_panel_range gate = {m, 2 * panel, 0, m->k, true, 2 * panel + 1};
-    sy_panel_range up = {m, 2 * panel + 1, 0, m->k, more, 2 * panel + 2};
+    sy_panel_range gate = {m, 2 * panel, 0, m->k, true, 2 * panel + 1, false};
+    sy_panel_range up = {m, 2 * panel + 1, 0, m->k, next >= 0, next, false};
     sy_cpu_panel(cpu, thread, &gate, rows, x, m->k, tiles->gate, SY_PANEL, true);
     sy_cpu_panel(cpu, thread, &up, rows, x, m->k, tiles->up, SY_PANEL, true);
     int64_t column = panel * SY_PANEL, columns = sy_min(m->n - column, SY_PANEL);
@@ -98,12 +106,15 @@ static void up_panel(const expert_job *job,
     }
 }
 
+/* Panels are read again for each tile of rows, gate first. */
 static void up_units(const expert_job *job, int thread, int slot, int64_t begin, int64_t end) {
     int64_t last = job->first[slot + 1];
     for (int64_t panel = begin; panel < end; panel++)
-        for (int64_t row = job->first[slot]; row < last; row += SY_TILE_ROWS)
-            up_panel(job, thread, slot, panel, panel + 1 < end, row,
-                     sy_min(last - row, SY_TILE_ROWS));
+        for (int64_t row = job->first[slot]; row < last; row += SY_TILE_ROWS) {
+            bool last_rows = last - row <= SY_TILE_ROWS;
+            int64_t next = !last_rows ? 2 * panel : panel + 1 < end ? 2 * panel + 2 : -1;
+            up_panel(job, thread, slot, panel, next, row, sy_min(last - row, SY_TILE_ROWS));
+        }
 }
 
 /* The bias is added behind the tree of leaves, so that it is part of what the router's weight

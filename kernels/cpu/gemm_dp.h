@@ -44,19 +44,20 @@ static inline __m512bh dp_pair(const uint16_t *x) {
 #define EACH_5(X) EACH_4(X) X(4)
 #define EACH_6(X) EACH_5(X) X(5)
 
-/* Tiles that also fetch the panel that comes next: memory then works while the second and later
- * tiles of a panel compute from L2. `ahead` moves on by `step` bytes a pair. One tile alone reads
- * at the speed of memory, and fetching ahead only slows it down. */
+/* Tiles that also fetch the piece of a panel that comes next: memory then works while the second
+ * and later tiles of this one compute from L1 or L2. `ahead` moves on by `step` bytes a pair. One
+ * tile alone reads at the speed of memory, and fetching ahead only slows it down. An address is a
+ * number here: behind the last panel it may lie outside the matrix, where fetching does nothing. */
 #define NO_FETCH (void)ahead, (void)step;
-#define FETCH_ONE _mm_prefetch(ahead + p * step, _MM_HINT_T1);
+#define FETCH_ONE _mm_prefetch((const char *)(ahead + (uintptr_t)(p * step)), _MM_HINT_T1);
 #define FETCH_TWO                                                                              \
-    _mm_prefetch(ahead + p * step, _MM_HINT_T1);                                               \
-    _mm_prefetch(ahead + p * step + 64, _MM_HINT_T1);
+    FETCH_ONE                                                                                  \
+    _mm_prefetch((const char *)(ahead + (uintptr_t)(p * step) + 64), _MM_HINT_T1);
 
 #define DP_TILE(rows, suffix, FETCH)                                                           \
     static __attribute__((noinline)) void dp_tile_##rows##suffix(                              \
         const uint16_t *w, const uint16_t *x, int64_t ldx, int64_t k_pairs, float *y,          \
-        int64_t ldy, bool first, const char *ahead, int64_t step) {                            \
+        int64_t ldy, bool first, uintptr_t ahead, int64_t step) {                              \
         EACH_##rows(ROW_START) for (int64_t p = 0; p < k_pairs; p++, w += 2 * SY_PANEL) {      \
             __m512bh w0 = dp_weights(w), w1 = dp_weights(w + 32);                              \
             __m512bh w2 = dp_weights(w + 64), w3 = dp_weights(w + 96);                         \
@@ -86,7 +87,7 @@ typedef void (*dp_tile)(const uint16_t *w,
                         float *y,
                         int64_t ldy,
                         bool first,
-                        const char *ahead,
+                        uintptr_t ahead,
                         int64_t step);
 
 /* By lines fetched a pair, then by rows: two tiles or more have at least 3 rows each. */
@@ -96,8 +97,8 @@ static const dp_tile dp_tiles[3][DP_ROWS + 1] = {
     {NULL, NULL, NULL, NULL, dp_tile_4_fetch_two, dp_tile_5_fetch_two, dp_tile_6_fetch_two},
 };
 
-/* Lines to fetch a pair. The whole next panel is spread over all tiles of this one: from four
- * tiles on a line a pair or less, two for three tiles. Two tiles are too short to hide a panel;
+/* Lines to fetch a pair. The whole next piece is spread over all tiles of this one: from four
+ * tiles on a line a pair or less, two for three tiles. Two tiles are too short to hide a piece;
  * half of it is fetched (on Zen 5, 12 rows: about 0.65 of read bandwidth instead of 0.60, and no
  * clear difference at 8), where each has at least 4 rows. */
 static int lines_ahead(int64_t rows, int64_t n_tiles) {
@@ -117,8 +118,8 @@ static void bf16_bf16_next(int64_t rows,
     int64_t n_tiles = sy_ceil_div(rows, DP_ROWS);
     int lines = next == NULL ? 0 : lines_ahead(rows, n_tiles);
     int64_t step = lines == 0 ? 0 : sy_min(sy_ceil_div(4 * SY_PANEL, n_tiles), lines * 64);
-    const char *ahead = next;
-    for (int64_t m = 0, height; m < rows; m += height, ahead += k_pairs * step) {
+    uintptr_t ahead = (uintptr_t)next;
+    for (int64_t m = 0, height; m < rows; m += height, ahead += (uintptr_t)(k_pairs * step)) {
         height = tile_height(rows - m, DP_ROWS);
         dp_tiles[lines][height](panel, x + m * ldx, ldx, k_pairs, y + m * ldy, ldy, first,
                                 ahead, step);

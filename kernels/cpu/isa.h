@@ -27,8 +27,8 @@ typedef struct sy_gemm_kernels {
                       float *y,
                       int64_t ldy,
                       bool first);
-    /* The same, and meanwhile brings the k_pairs * 256 bytes at `next` near: the panel that will
-     * be read after this one, or NULL. NULL in tables that are too slow to gain from it. */
+    /* The same, and meanwhile brings the k_pairs * 256 bytes at `next` near: what will be read
+     * after this, or NULL. NULL in tables that are too slow to gain from it. */
     void (*bf16_bf16_next)(int64_t rows,
                            const uint16_t *panel,
                            const uint16_t *x,
@@ -106,6 +106,7 @@ typedef struct sy_quant_run {
 typedef struct sy_quant_kernels {
     /* Codes of whole pairs or eights of K as a panel of BF16. zeros [64], or NULL: all 8. */
     void (*unpack_e4m3)(int64_t k_pairs, const uint8_t *codes, uint16_t *panel);
+    void (*unpack_i8)(int64_t k_pairs, const uint8_t *codes, uint16_t *panel);
     void (*unpack_e2m1)(int64_t octets, const uint16_t *codes, uint16_t *panel);
     void (*unpack_u4)(int64_t octets,
                       const uint16_t *codes,
@@ -144,9 +145,9 @@ typedef struct sy_quant_kernels {
                        float *y,
                        int64_t ldy,
                        bool first);
-    /* groups_bf16 straight from the codes; NULL where unpacking first is as good. So it is for E4M3
-     * from a number of rows on. */
-    int64_t direct_rows_e4m3;
+    /* groups_bf16 straight from the codes; NULL where unpacking first is as good. So it is for
+     * codes of 8 bits beyond a number of rows. */
+    int64_t direct_rows_8bit;
     void (*direct_bf16)(int64_t rows,
                         const sy_quant_run *run,
                         const uint16_t *x,

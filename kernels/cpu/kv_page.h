@@ -42,6 +42,20 @@ static inline sy_kv_layout sy_kv_layout_of(const sy_backend *be, const sy_attn_s
     return l;
 }
 
+/* Keys and values of all heads of latent attention when they are made from the latents of a page
+ * (attend_naive.c): each head has its own. */
+static inline sy_kv_layout sy_kv_expanded_layout(const sy_backend *be,
+                                                 const sy_attn_spec *attn) {
+    sy_attn_spec heads = {
+        .heads = attn->heads, .kv_heads = attn->heads, .head_dim = attn->mla.value};
+    sy_kv_layout l = sy_kv_layout_of(be, &heads);
+    l.key_dim = (int64_t)attn->mla.nope + attn->mla.rope;
+    l.key_stride = be->act == SY_F32 ? l.key_dim : sy_round_up(l.key_dim, 2);
+    l.k_bytes = l.key_stride * SY_PAGE_TOKENS * sy_act_bytes(be);
+    l.head_bytes = 0; /* none are stored */
+    return l;
+}
+
 /* The page that holds a position of a span's sequence. */
 static inline char *sy_kv_page(const sy_kv_layer *kv, const sy_span *span, int64_t position) {
     return (char *)kv->data + span->pages[position / SY_PAGE_TOKENS] * kv->page_bytes;

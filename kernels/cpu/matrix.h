@@ -22,4 +22,7 @@ static inline char *sy_panel_at(const sy_matrix *m, int64_t panel, int64_t k) {
     return (char *)m->data + at * sy_element_bytes(m);
 }
 
+/* x[0..n) = elements [k, k + n) of an output of a one-part matrix of any kind, widened. */
+void sy_cpu_matrix_row(const sy_matrix *m, int64_t row, int64_t k, int64_t n, float *x);
+
 #endif

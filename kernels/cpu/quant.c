@@ -29,6 +29,8 @@ static void unpack_group(const sy_cpu *cpu,
     const uint8_t *codes = g.codes + sy_quant_code_bytes(m, k);
     if (m->dtype == SY_F8_E4M3)
         quant->unpack_e4m3(sy_ceil_div(n, 2), codes, to);
+    else if (m->dtype == SY_I8)
+        quant->unpack_i8(sy_ceil_div(n, 2), codes, to);
     else if (m->dtype == SY_F4)
         quant->unpack_e2m1(sy_ceil_div(n, 8), (const void *)codes, to);
     else
@@ -159,7 +161,7 @@ static int64_t add_direct(const walk *w, bool one_group) {
     const sy_quant_layout *l = &w->layout;
     int64_t begin = w->range->begin, stop = w->range->end, unit = l->unit;
     const sy_quant_kernels *quant = &w->cpu->isa->quant;
-    bool too_many = m->dtype == SY_F8_E4M3 && w->rows > quant->direct_rows_e4m3;
+    bool too_many = sy_quant_is_8bit(m->dtype) && w->rows > quant->direct_rows_8bit;
     if (quant->direct_bf16 == NULL || too_many || w->elem != 2 ||
         begin % (one_group ? unit : l->group) != 0)
         return begin;
@@ -223,10 +225,10 @@ void sy_quant_panel(sy_cpu *cpu,
 
 /* Value of the code of (output lane, K i of the group), before the scale. */
 static float code_value(const sy_matrix *m, sy_quant_group g, int64_t lane, int64_t i) {
-    if (m->dtype == SY_F8_E4M3) {
+    if (sy_quant_is_8bit(m->dtype)) {
         int64_t block = lane / 32, half = lane / 16 % 2, quad = lane / 4 % 4, j = lane % 4;
         int64_t at = i / 2 * 128 + block * 64 + quad * 16 + half * 8 + j * 2 + i % 2;
-        return sy_f32_from_e4m3(g.codes[at]);
+        return m->dtype == SY_I8 ? (float)(int8_t)g.codes[at] : sy_f32_from_e4m3(g.codes[at]);
     }
     uint16_t word;
     memcpy(&word, g.codes + i / 8 * 256 + lane * 4 + i % 2 * 2, sizeof word);

@@ -3,7 +3,7 @@
  * A panel holds 64 outputs of one part, scale group after scale group of K. Behind the codes of a
  * group stand its scales and zero points, so that a panel is read as one forward stream.
  *
- *   E4M3   a pair of K is 128 bytes, [2][4][2][4][2]: block b, lane l, half h, output j, element q
+ *   8 bit  a pair of K is 128 bytes, [2][4][2][4][2]: block b, lane l, half h, output j, element q
  *          is output 32 b + 16 h + 4 l + j. Interleaving the low halves of all 16-byte lanes with
  *          their decoded upper bytes then gives 16 outputs in order, the high halves 16 more.
  *   4 bit  eight of K are 256 bytes, [64 outputs][2] words of 16 bits: 4-bit field i of word
@@ -20,7 +20,7 @@
 #include "kernels/cpu/cpu.h"
 
 typedef struct sy_quant_layout {
-    int64_t unit;     /* K elements that are stored together: 2 or 8 */
+    int64_t unit;     /* K elements that are stored together: 2 of 8 bits, 8 of 4 */
     int64_t group;    /* K elements of a group; all of K, in whole units, where it has one */
     int64_t n_groups; /* the last may be shorter */
     int64_t scales_bytes;
@@ -28,15 +28,20 @@ typedef struct sy_quant_layout {
     int64_t panel_bytes;
 } sy_quant_layout;
 
+/* Whether a code is a byte; else it has 4 bits. */
+static inline bool sy_quant_is_8bit(sy_dtype codes) {
+    return codes == SY_F8_E4M3 || codes == SY_I8;
+}
+
 /* Bytes of n elements of K of 64 outputs. */
 static inline int64_t sy_quant_code_bytes(const sy_matrix *m, int64_t n) {
-    return m->dtype == SY_F8_E4M3 ? sy_round_up(n, 2) * SY_PANEL
-                                  : sy_round_up(n, 8) * SY_PANEL / 2;
+    return sy_quant_is_8bit(m->dtype) ? sy_round_up(n, 2) * SY_PANEL
+                                      : sy_round_up(n, 8) * SY_PANEL / 2;
 }
 
 /* For matrices that sy_cpu_matrix_bytes accepts. */
 static inline sy_quant_layout sy_quant_layout_of(const sy_matrix *m) {
-    sy_quant_layout l = {.unit = m->dtype == SY_F8_E4M3 ? 2 : 8};
+    sy_quant_layout l = {.unit = sy_quant_is_8bit(m->dtype) ? 2 : 8};
     l.group = m->quant.group > 0 ? m->quant.group : sy_round_up(sy_max(m->k, 1), l.unit);
     l.n_groups = sy_ceil_div(m->k, l.group);
     int64_t n_scales = m->quant.outputs == 1 ? SY_PANEL : 1;

@@ -42,11 +42,12 @@ static void unpack_e2m1(int64_t octets, const uint16_t *codes, uint16_t *panel) 
     unpack_4bit(octets, codes, table_of(e2m1_values), panel);
 }
 
-/* (code - zero) as float32, whose upper half is exact. */
-static inline __m256i difference(__m256i codes, __m256i zeros) {
-    __m256i less = _mm256_sub_epi16(codes, zeros);
-    __m256 even = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(less, 16), 16));
-    __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(less, 16));
+/* Words less their lower `shift` bits, as signed integers of at most 8 bits: the upper half of the
+ * float32 that each is, which has no more. */
+static inline __m256i bf16_of_integers(__m256i words, int shift) {
+    __m256 even =
+        _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 16), 16 + shift));
+    __m256 odd = _mm256_cvtepi32_ps(_mm256_srai_epi32(words, 16 + shift));
     return _mm256_blend_epi16(_mm256_srli_epi32(_mm256_castps_si256(even), 16),
                               _mm256_castps_si256(odd), 0xaa);
 }
@@ -65,8 +66,9 @@ unpack_u4(int64_t octets, const uint16_t *codes, const uint8_t *zeros, uint16_t 
             __m256i w = _mm256_loadu_si256((const void *)(codes + b * 2 * SY_PANEL + i));
             uint16_t *to = panel + b * 8 * SY_PANEL + i;
             for (int pair = 0; pair < 4; pair++, w = _mm256_srli_epi16(w, 4))
-                _mm256_storeu_si256((void *)(to + pair * 2 * SY_PANEL),
-                                    difference(_mm256_and_si256(w, mask), zero));
+                _mm256_storeu_si256(
+                    (void *)(to + pair * 2 * SY_PANEL),
+                    bf16_of_integers(_mm256_sub_epi16(_mm256_and_si256(w, mask), zero), 0));
         }
     }
 }
@@ -93,13 +95,19 @@ static inline __m256i bf16_of_upper_bytes(__m256i codes) {
 }
 
 /* 32 bytes are lanes 0 and 1, or 2 and 3, of the 64 bytes of 32 outputs. */
-static void unpack_e4m3(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {
-    const __m256i zero = _mm256_setzero_si256();
-    for (int64_t i = 0; i < 4 * k_pairs; i++, codes += 32) {
-        __m256i c = _mm256_loadu_si256((const void *)codes);
-        uint16_t *to = panel + i / 2 * SY_PANEL + i % 2 * 16;
-        _mm256_storeu_si256((void *)to, bf16_of_upper_bytes(_mm256_unpacklo_epi8(zero, c)));
-        _mm256_storeu_si256((void *)(to + 32),
-                            bf16_of_upper_bytes(_mm256_unpackhi_epi8(zero, c)));
+#define UNPACK_8BIT(name, OF_UPPER_BYTES)                                                      \
+    static void name(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {                 \
+        const __m256i zero = _mm256_setzero_si256();                                           \
+        for (int64_t i = 0; i < 4 * k_pairs; i++, codes += 32) {                               \
+            __m256i c = _mm256_loadu_si256((const void *)codes);                               \
+            uint16_t *to = panel + i / 2 * SY_PANEL + i % 2 * 16;                              \
+            _mm256_storeu_si256((void *)to, OF_UPPER_BYTES(_mm256_unpacklo_epi8(zero, c)));    \
+            _mm256_storeu_si256((void *)(to + 32),                                             \
+                                OF_UPPER_BYTES(_mm256_unpackhi_epi8(zero, c)));                \
+        }                                                                                      \
     }
-}
+#define INTEGERS_OF_UPPER_BYTES(words) bf16_of_integers(words, 8)
+UNPACK_8BIT(unpack_e4m3, bf16_of_upper_bytes)
+UNPACK_8BIT(unpack_i8, INTEGERS_OF_UPPER_BYTES)
+#undef UNPACK_8BIT
+#undef INTEGERS_OF_UPPER_BYTES

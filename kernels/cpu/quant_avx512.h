@@ -1,5 +1,6 @@
 /* Unpacking of quantised panels with AVX-512; the layout is in quant.h. The including file defines
- * e4m3_to_bf16: the codes of 32 outputs as two vectors of 16 outputs, a pair of K each. */
+ * e4m3_to_bf16 and i8_to_bf16: the codes of 32 outputs as two vectors of 16 outputs, a pair of K
+ * each. */
 #define QUANT_HAS_UNPACK
 
 #include "kernels/cpu/quant_values.h"
@@ -67,14 +68,18 @@ unpack_u4(int64_t octets, const uint16_t *codes, const uint8_t *zeros, uint16_t 
     }
 }
 
-static void unpack_e4m3(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {
-    for (int64_t i = 0; i < 2 * k_pairs; i++, codes += SY_PANEL, panel += SY_PANEL) {
-        __m512i low, high;
-        e4m3_to_bf16(_mm512_loadu_si512(codes), &low, &high);
-        _mm512_storeu_si512(panel, low);
-        _mm512_storeu_si512(panel + 32, high);
+#define UNPACK_8BIT(name, TO_BF16)                                                             \
+    static void name(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {                 \
+        for (int64_t i = 0; i < 2 * k_pairs; i++, codes += SY_PANEL, panel += SY_PANEL) {      \
+            __m512i low, high;                                                                 \
+            TO_BF16(_mm512_loadu_si512(codes), &low, &high);                                   \
+            _mm512_storeu_si512(panel, low);                                                   \
+            _mm512_storeu_si512(panel + 32, high);                                             \
+        }                                                                                      \
     }
-}
+UNPACK_8BIT(unpack_e4m3, e4m3_to_bf16)
+UNPACK_8BIT(unpack_i8, i8_to_bf16)
+#undef UNPACK_8BIT
 
 /* 16 scales from output 16 v on, or the same one for all. A zero E8M0 is a denormal: flushed. */
 static inline __m512 scales_of_16(sy_dtype dtype, bool each, const void *scales, int v) {

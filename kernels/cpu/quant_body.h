@@ -32,14 +32,26 @@ static inline uint16_t bf16_from_e4m3(uint8_t code) {
 #endif
 
 #ifndef QUANT_HAS_UNPACK
-static void unpack_e4m3(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {
-    for (int64_t i = 0; i < k_pairs * 2; i++, codes += 64, panel += 64)
-        for (int lane = 0; lane < 4; lane++)
-            for (int half = 0; half < 2; half++)
-                for (int j = 0; j < 8; j++)
-                    panel[half * 32 + lane * 8 + j] =
-                        bf16_from_e4m3(codes[lane * 16 + half * 8 + j]);
+/* Integers of at most 8 bits are exact in BF16. */
+static inline uint16_t bf16_from_integer(int32_t value) {
+    return (uint16_t)(sy_bits_from_f32((float)value) >> 16);
 }
+static inline uint16_t bf16_from_i8(uint8_t code) {
+    return bf16_from_integer((int8_t)code);
+}
+
+#define UNPACK_8BIT(name, value)                                                               \
+    static void name(int64_t k_pairs, const uint8_t *codes, uint16_t *panel) {                 \
+        for (int64_t i = 0; i < k_pairs * 2; i++, codes += 64, panel += 64)                    \
+            for (int lane = 0; lane < 4; lane++)                                               \
+                for (int half = 0; half < 2; half++)                                           \
+                    for (int j = 0; j < 8; j++)                                                \
+                        panel[half * 32 + lane * 8 + j] =                                      \
+                            value(codes[lane * 16 + half * 8 + j]);                            \
+    }
+UNPACK_8BIT(unpack_e4m3, bf16_from_e4m3)
+UNPACK_8BIT(unpack_i8, bf16_from_i8)
+#undef UNPACK_8BIT
 
 static inline uint16_t bf16_from_e2m1(uint32_t code) {
     uint32_t magnitude = code & 7u, sign = (code & 8u) << 12;
@@ -54,7 +66,6 @@ static void unpack_e2m1(int64_t octets, const uint16_t *codes, uint16_t *panel) 
                 panel[i] = bf16_from_e2m1((uint32_t)codes[i] >> shift & 15u);
 }
 
-/* Integers of at most 5 bits are exact in BF16. */
 static void
 unpack_u4(int64_t octets, const uint16_t *codes, const uint8_t *zeros, uint16_t *panel) {
     int32_t zero[128];
@@ -62,10 +73,9 @@ unpack_u4(int64_t octets, const uint16_t *codes, const uint8_t *zeros, uint16_t 
         zero[i] = zeros == NULL ? 8 : zeros[i / 2];
     for (int64_t b = 0; b < octets; b++, codes += 128)
         for (int shift = 0; shift < 16; shift += 4, panel += 128)
-            for (int i = 0; i < 128; i++) {
-                int32_t value = (int32_t)((uint32_t)codes[i] >> shift & 15u) - zero[i];
-                panel[i] = (uint16_t)(sy_bits_from_f32((float)value) >> 16);
-            }
+            for (int i = 0; i < 128; i++)
+                panel[i] =
+                    bf16_from_integer((int32_t)((uint32_t)codes[i] >> shift & 15u) - zero[i]);
 }
 #endif
 
@@ -129,13 +139,13 @@ GROUPS_KERNEL(groups_f32, bf16_f32, float)
 
 #ifndef QUANT_DIRECT_BF16
 #define QUANT_DIRECT_BF16 NULL
-#define QUANT_DIRECT_ROWS_E4M3 0
+#define QUANT_DIRECT_ROWS_8BIT 0
 #endif
 
 #define SY_QUANT_KERNELS                                                                       \
     {                                                                                          \
-        .unpack_e4m3 = unpack_e4m3, .unpack_e2m1 = unpack_e2m1, .unpack_u4 = unpack_u4,        \
-        .widen_scales = widen_scales, .add_scaled = add_scaled, .groups_bf16 = groups_bf16,    \
-        .groups_f32 = groups_f32, .direct_rows_e4m3 = QUANT_DIRECT_ROWS_E4M3,                  \
-        .direct_bf16 = QUANT_DIRECT_BF16                                                       \
+        .unpack_e4m3 = unpack_e4m3, .unpack_i8 = unpack_i8, .unpack_e2m1 = unpack_e2m1,        \
+        .unpack_u4 = unpack_u4, .widen_scales = widen_scales, .add_scaled = add_scaled,        \
+        .groups_bf16 = groups_bf16, .groups_f32 = groups_f32,                                  \
+        .direct_rows_8bit = QUANT_DIRECT_ROWS_8BIT, .direct_bf16 = QUANT_DIRECT_BF16           \
     }

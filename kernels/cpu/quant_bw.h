@@ -1,5 +1,5 @@
-/* E4M3 to BF16 with the words of AVX-512 BW: exponent and fraction are moved to their place, and
- * the codes of denormals and NaN are mended. */
+/* Codes of 8 bits to BF16 with the words of AVX-512 BW. Of E4M3, exponent and fraction are moved to
+ * their place, and the codes of denormals and NaN are mended. */
 static inline __m512i bf16_of_upper_bytes(__m512i codes) {
     const __m512i small = /* code 0..7 times 2^-9 */
         _mm512_set4_epi64(0x3c603c403c203c00, 0x3bc03b803b000000, 0x3c603c403c203c00,
@@ -20,5 +20,19 @@ static inline void e4m3_to_bf16(__m512i codes, __m512i *low, __m512i *high) {
     *high = bf16_of_upper_bytes(_mm512_unpackhi_epi8(zero, codes));
 }
 
+/* Integers in the upper bytes of words: the upper half of the float32 that each is. */
+static inline __m512i bf16_of_upper_integers(__m512i words) {
+    __m512 even = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 16), 24));
+    __m512 odd = _mm512_cvtepi32_ps(_mm512_srai_epi32(words, 24));
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(_mm512_castps_si512(even), 16),
+                                   _mm512_castps_si512(odd));
+}
+
+static inline void i8_to_bf16(__m512i codes, __m512i *low, __m512i *high) {
+    const __m512i zero = _mm512_setzero_si512();
+    *low = bf16_of_upper_integers(_mm512_unpacklo_epi8(zero, codes));
+    *high = bf16_of_upper_integers(_mm512_unpackhi_epi8(zero, codes));
+}
+
 /* One tile of rows: decoding twice is dearer than storing what was decoded. */
-#define QUANT_DIRECT_ROWS_E4M3 5
+#define QUANT_DIRECT_ROWS_8BIT 5

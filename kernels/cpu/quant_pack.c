@@ -124,7 +124,7 @@ turn_words(const packing *p, int64_t row_bytes, int64_t at, int64_t n, turned_wo
 
 /* The lower or upper halves of the words of 64 outputs, a pair of K each, in the order of quant.h:
  * four outputs that stay together are 8 bytes. */
-static void store_e4m3_pair(const uint32_t words[SY_PANEL], int shift, uint8_t *out) {
+static void store_8bit_pair(const uint32_t words[SY_PANEL], int shift, uint8_t *out) {
     for (int quad = 0; quad < SY_PANEL / 4; quad++) {
         int block = quad / 8, half = quad / 4 % 2, lane = quad % 4;
         uint16_t pair[4];
@@ -134,7 +134,7 @@ static void store_e4m3_pair(const uint32_t words[SY_PANEL], int shift, uint8_t *
     }
 }
 
-static void pack_e4m3(const packing *p) {
+static void pack_8bit(const packing *p) {
     turned_words words;
     int64_t k = p->m->k;
     for (int64_t begin = 0; begin < k; begin += 4 * TURN_WORDS) {
@@ -143,7 +143,7 @@ static void pack_e4m3(const packing *p) {
         for (int64_t i = 0; i < n; i += 2) {
             int64_t g = (begin + i) / p->layout.group;
             uint8_t *to = group_of(p, g).codes + (begin + i - g * p->layout.group) * SY_PANEL;
-            store_e4m3_pair(words[i / 4], i % 4 == 0 ? 0 : 16, to);
+            store_8bit_pair(words[i / 4], i % 4 == 0 ? 0 : 16, to);
         }
     }
 }
@@ -192,8 +192,8 @@ static sy_status pack_panel(const packing *p) {
     sy_status st = SY_OK;
     SY_TRY(pack_scales(p));
     if (p->m->quant.zeros) SY_TRY(pack_zeros(p));
-    if (p->m->dtype == SY_F8_E4M3)
-        pack_e4m3(p);
+    if (sy_quant_is_8bit(p->m->dtype))
+        pack_8bit(p);
     else
         pack_4bit(p);
 done:

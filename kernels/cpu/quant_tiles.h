@@ -55,14 +55,16 @@ static inline __m512i pair_of_x(const uint16_t *x) {
         __m512i w2 = _mm512_loadu_si512(at + 128), w3 = _mm512_loadu_si512(at + 192);          \
         EACH_##rows(ROW_STEP)                                                                  \
     }
-#define E4M3_PANEL(rows)                                                                       \
+#define EIGHT_BIT_CODES(rows, TO_BF16)                                                         \
     for (; k < group_end; k += 2, at += 128) {                                                 \
         __m512i w0, w1, w2, w3;                                                                \
         FETCH(0), FETCH(1);                                                                    \
-        e4m3_to_bf16(_mm512_loadu_si512(at), &w0, &w1);                                        \
-        e4m3_to_bf16(_mm512_loadu_si512(at + 64), &w2, &w3);                                   \
+        TO_BF16(_mm512_loadu_si512(at), &w0, &w1);                                             \
+        TO_BF16(_mm512_loadu_si512(at + 64), &w2, &w3);                                        \
         EACH_##rows(ROW_STEP)                                                                  \
     }
+#define E4M3_PANEL(rows) EIGHT_BIT_CODES(rows, e4m3_to_bf16)
+#define I8_PANEL(rows) EIGHT_BIT_CODES(rows, i8_to_bf16)
 #define NEXT_PAIR(rows, INDEX)                                                                 \
     {                                                                                          \
         __m512i w0 = _mm512_permutexvar_epi16(INDEX(c0, z0), table);                           \
@@ -141,6 +143,7 @@ typedef void (*group_tile)(const sy_quant_run *run,
 
 MORE_GROUP_TILES(bf16_groups, BF16_PANEL)
 MORE_GROUP_TILES(e4m3_groups, E4M3_PANEL)
+MORE_GROUP_TILES(i8_groups, I8_PANEL)
 MORE_GROUP_TILES(four_bit_groups, FOUR_BIT_PANEL)
 GROUP_TILES(zeros_groups, ZEROS_PANEL)
 
@@ -149,6 +152,8 @@ static const group_tile bf16_group_tiles[GROUP_TILE_ROWS] = {TILES_OF(bf16_group
                                                              bf16_groups_4, bf16_groups_5};
 static const group_tile e4m3_group_tiles[GROUP_TILE_ROWS] = {TILES_OF(e4m3_groups),
                                                              e4m3_groups_4, e4m3_groups_5};
+static const group_tile i8_group_tiles[GROUP_TILE_ROWS] = {TILES_OF(i8_groups), i8_groups_4,
+                                                           i8_groups_5};
 static const group_tile four_bit_group_tiles[GROUP_TILE_ROWS] = {
     TILES_OF(four_bit_groups), four_bit_groups_4, four_bit_groups_5};
 static const group_tile zeros_group_tiles[ZEROS_TILE_ROWS] = {TILES_OF(zeros_groups)};
@@ -182,6 +187,8 @@ static void direct_bf16(int64_t rows,
     __m512i table = table_of(run->codes_dtype == SY_F4 ? e2m1_values : u4_values);
     if (run->codes_dtype == SY_F8_E4M3) {
         tiles = e4m3_group_tiles;
+    } else if (run->codes_dtype == SY_I8) {
+        tiles = i8_group_tiles;
     } else if (run->has_zeros) {
         tiles = zeros_group_tiles;
         most = ZEROS_TILE_ROWS;
