@@ -17,7 +17,7 @@ typedef enum sy_int4_order {
 /* Output rows of a matrix within the tensors that hold it. Row r of the piece is stored row
  * row0 + r * row_step; `across` it is the other way round: input c of output r is value
  * row0 + r * row_step of stored row column0 + c. Quantised: scales, zero points and factor lie in
- * tensors of their own, whose rows are those of the codes. */
+ * tensors of their own, whose rows are those of the codes, or of blocks of them. */
 typedef struct sy_piece {
     uint64_t seed;                /* of dummy weights */
     const sy_tensor_entry *codes; /* NULL: dummy weights, BF16 */
@@ -28,11 +28,16 @@ typedef struct sy_piece {
     sy_dtype dtype; /* of the codes as a matrix names it */
     sy_quant quant;
     const sy_tensor_entry *scales, *zeros, *groups; /* groups: the group of each input (GPTQ) */
+    bool has_single; /* `single` are the bytes of `scales`: one for the whole matrix */
+    char single[4];
     sy_int4_order order;
     bool symmetric; /* GPTQ: all zero points are 8 */
     /* The file's scales are for blocks of 128 rows, which the piece cuts: the matrix has one for
      * each output. */
     bool spread;
+    /* The stored row at which the rows of scales are counted from scale_row on: the first of an
+     * expert, where experts are stacked. */
+    int64_t base_row, scale_row;
 } sy_piece;
 
 /* One matrix part or vector to fill. Exactly one of matrix and vector is set. */
@@ -40,8 +45,11 @@ typedef struct sy_bind_item {
     sy_piece from;
     sy_matrix *matrix;
     int part;
+    /* `from` is part 0 of the matrix and has a row_step of 2; part 1 is what lies between. Both are
+     * filled, from one reading. */
+    bool pair;
     float *vector;
-    int64_t rows, columns; /* of the part; a vector has 1 column */
+    int64_t rows, columns; /* of a part; a vector has 1 column */
     bool routed;           /* belongs to a routed expert */
     float dummy;           /* what a dummy vector is filled with */
 } sy_bind_item;

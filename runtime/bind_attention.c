@@ -4,8 +4,7 @@
 #include "runtime/binder.h"
 
 static const sy_weight_kind projection = {SY_PART_ATTENTION, SY_ROLE_PROJECTION},
-                            compressor = {SY_PART_ATTENTION, SY_ROLE_COMPRESSOR},
-                            kept = {SY_PART_ATTENTION, SY_ROLE_KEPT};
+                            compressor = {SY_PART_ATTENTION, SY_ROLE_COMPRESSOR};
 
 static sy_status bind_bias(sy_binder *b, const char *module, int64_t n, const float **out) {
     char name[SY_NAME_CHARS];
@@ -101,7 +100,7 @@ done:
 
 /* kv_b [A * (nope + value), c]: of each head, nope rows that bring the latent to keys, which are
  * wanted the other way round, then `value` rows that bring it to values. Where it is quantised it
- * is not kept so: its blocks would be cut. */
+ * is not kept so: its blocks would be cut. Made-up ones are made as they are kept. */
 static sy_status bind_heads(sy_binder *b, sy_layer_weights *w, sy_matrix **head) {
     sy_status st = SY_OK;
     const sy_attn_spec *a = &b->spec->layer[b->layer].attn;
@@ -110,7 +109,11 @@ static sy_status bind_heads(sy_binder *b, sy_layer_weights *w, sy_matrix **head)
     char name[SY_NAME_CHARS];
     sy_piece whole;
     sy_binder_name(b, name, "%s", b->names->kv_b);
-    SY_TRY(sy_binder_weight(b, kept, name, a->heads * rows, c, &whole));
+    SY_TRY(sy_binder_weight(b, projection, name, a->heads * rows, c, &whole));
+    if (b->checkpoint == NULL) {
+        whole.dtype = SY_BF16;
+        whole.quant = (sy_quant){0};
+    }
     SY_TRY(sy_binder_check_cut(b, &whole));
     w->k_up = *head;
     w->v_up = *head + a->heads;

@@ -17,12 +17,10 @@ check_same_format(const sy_binder *b, const sy_piece *gate, const sy_piece *up) 
     if (gate->dtype == up->dtype && p->scale == q->scale && p->group == q->group &&
         p->outputs == q->outputs && p->zeros == q->zeros && p->use_factor == q->use_factor)
         return SY_OK;
-    return sy_fail(SY_ERR_UNSUPPORTED,
-                   "%s/%s: tensor \"%s\": expected the format of \"%s\" (%s), found %s, or "
-                   "other scales",
-                   b->checkpoint->directory, b->checkpoint->file_name[up->codes->file],
-                   up->codes->name, gate->codes->name, sy_dtype_name(gate->dtype),
-                   sy_dtype_name(up->dtype));
+    return sy_binder_fail(b, up->codes, SY_ERR_UNSUPPORTED,
+                          "expected the format of \"%s\" (%s), found %s, or other scales",
+                          gate->codes->name, sy_dtype_name(gate->dtype),
+                          sy_dtype_name(up->dtype));
 }
 
 /* Gate and up [n, k] each as the two parts of one matrix; m NULL only checks. */
@@ -122,10 +120,11 @@ static bool has_stack(const sy_binder *b, const char *suffix) {
     return sy_checkpoint_find(b->checkpoint, name) != NULL;
 }
 
-/* Where the experts' weights are within two stacks, of expert 0. */
+/* Where the experts' weights are within two stacks, of expert 0. Where gate and up lie by turns,
+ * gate_up[0] has every other row and tells of both. */
 typedef struct stack {
-    sy_piece gate, up, down;
-    int64_t gate_up_rows, down_rows; /* stored rows of an expert */
+    sy_piece gate_up[2], down;
+    sy_stack_rows gate_up_rows, down_rows;
 } stack;
 
 /* In blocks of FP4: [E, 2F, H], gate and up rows by turns, and [E, H, F]. */
@@ -135,50 +134,48 @@ static sy_status find_block_stack(sy_binder *b, stack *out) {
     int64_t H = b->spec->hidden, F = f->inter;
     char name[SY_NAME_CHARS];
     sy_binder_name(b, name, "%s", b->names->fused_gate_up);
-    SY_TRY(sy_binder_blocks(b, name, f->experts, 2 * F, H, &out->gate));
+    SY_TRY(sy_binder_blocks(b, name, f->experts, 2 * F, H, &out->gate_up[0]));
     sy_binder_name(b, name, "%s", b->names->fused_down);
     SY_TRY(sy_binder_blocks(b, name, f->experts, H, F, &out->down));
-    out->gate.row_step = 2;
-    out->up = out->gate;
-    out->up.row0 = 1;
-    out->gate_up_rows = 2 * F;
-    out->down_rows = H;
+    out->gate_up[0].row_step = 2;
+    out->gate_up_rows = (sy_stack_rows){2 * F, 2 * F};
+    out->down_rows = (sy_stack_rows){H, H};
 done:
     return st;
 }
 
-/* [E, 2F, H], gate rows then up rows, and [E, H, F]; transposed: [E, H, 2F], gate and up columns
- * by turns, and [E, F, H]. */
+/* [E, 2F, H], gate rows then up rows, and [E, H, F]. */
 static sy_status find_stack(sy_binder *b, stack *out) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
     int64_t H = b->spec->hidden, F = f->inter, E = f->experts;
-    bool across = b->names->transposed;
-    sy_piece gate_up = {.row_step = 1, .across = across}, down = gate_up;
     char name[SY_NAME_CHARS];
-    gate_up.width = across ? 2 * F : H;
-    down.width = across ? H : F;
-    *out = (stack){.gate_up_rows = across ? H : 2 * F, .down_rows = across ? F : H};
     sy_binder_name(b, name, "%s", b->names->fused_gate_up);
-    SY_TRY(sy_binder_require(b, name, 3, (int64_t[]){E, out->gate_up_rows, gate_up.width},
-                             &gate_up.codes));
+    SY_TRY(sy_binder_stack(b, name, E, 2, F, H, out->gate_up, &out->gate_up_rows));
     sy_binder_name(b, name, "%s", b->names->fused_down);
-    SY_TRY(
-        sy_binder_require(b, name, 3, (int64_t[]){E, out->down_rows, down.width}, &down.codes));
-    gate_up.dtype = gate_up.codes->dtype;
-    down.dtype = down.codes->dtype;
-    out->gate = out->up = gate_up;
-    out->down = down;
-    if (across) out->gate.row_step = out->up.row_step = 2;
-    out->up.row0 = across ? 1 : F;
+    SY_TRY(sy_binder_stack(b, name, E, 1, H, F, &out->down, &out->down_rows));
 done:
     return st;
 }
 
-static sy_piece of_expert(const sy_piece *first, int64_t expert, int64_t rows) {
-    sy_piece piece = *first;
-    *(piece.across ? &piece.column0 : &piece.row0) += expert * rows;
-    return piece;
+/* [E, H, 2F], gate and up columns by turns, and [E, F, H]. */
+static sy_status find_transposed_stack(sy_binder *b, stack *out) {
+    sy_status st = SY_OK;
+    const sy_ffn_spec *f = &b->spec->layer[b->layer].ffn;
+    int64_t H = b->spec->hidden, F = f->inter, E = f->experts;
+    sy_piece *gate = &out->gate_up[0];
+    char name[SY_NAME_CHARS];
+    *out = (stack){.gate_up_rows.codes = H, .down_rows.codes = F};
+    *gate = (sy_piece){.width = 2 * F, .row_step = 2, .across = true};
+    out->down = (sy_piece){.width = H, .row_step = 1, .across = true};
+    sy_binder_name(b, name, "%s", b->names->fused_gate_up);
+    SY_TRY(sy_binder_require(b, name, 3, (int64_t[]){E, H, 2 * F}, &gate->codes));
+    sy_binder_name(b, name, "%s", b->names->fused_down);
+    SY_TRY(sy_binder_require(b, name, 3, (int64_t[]){E, F, H}, &out->down.codes));
+    gate->dtype = gate->codes->dtype;
+    out->down.dtype = out->down.codes->dtype;
+done:
+    return st;
 }
 
 static sy_status
@@ -187,16 +184,23 @@ bind_stacked_experts(sy_binder *b, const sy_placement_layer *p, int rank, sy_lay
     int64_t H = b->spec->hidden, F = b->spec->layer[b->layer].ffn.inter;
     const int32_t *mine = p->slot_expert + p->slot_first[rank];
     stack all;
-    SY_TRY(has_stack(b, "_blocks") ? find_block_stack(b, &all) : find_stack(b, &all));
+    SY_TRY(has_stack(b, "_blocks") ? find_block_stack(b, &all)
+           : b->names->transposed  ? find_transposed_stack(b, &all)
+                                   : find_stack(b, &all));
+    bool pair = all.gate_up[0].row_step == 2;
     for (int s = 0; s < w->n_slots; s++) {
-        sy_piece gate = of_expert(&all.gate, mine[s], all.gate_up_rows);
-        sy_piece up = of_expert(&all.up, mine[s], all.gate_up_rows);
-        sy_piece down = of_expert(&all.down, mine[s], all.down_rows);
+        sy_piece gate = sy_piece_of_expert(&all.gate_up[0], mine[s], &all.gate_up_rows);
+        sy_piece down = sy_piece_of_expert(&all.down, mine[s], &all.down_rows);
         SY_TRY(sy_binder_take(b, 2, F, H, &gate, false, &w->gate_up[s]));
         SY_TRY(sy_binder_take(b, 1, H, F, &down, false, &w->down[s]));
+        SY_TRY(sy_binder_fill(b, &w->down[s], 0, &down, true));
+        if (pair) {
+            SY_TRY(sy_binder_fill_pair(b, &w->gate_up[s], &gate));
+            continue;
+        }
+        sy_piece up = sy_piece_of_expert(&all.gate_up[1], mine[s], &all.gate_up_rows);
         SY_TRY(sy_binder_fill(b, &w->gate_up[s], 0, &gate, true));
         SY_TRY(sy_binder_fill(b, &w->gate_up[s], 1, &up, true));
-        SY_TRY(sy_binder_fill(b, &w->down[s], 0, &down, true));
     }
 done:
     return st;

@@ -51,6 +51,8 @@ static bool is_in_format(const sy_convert_plan *p, const module *m, sy_convert_f
         return w->dtype == SY_F4 && w->quant.scale == SY_F8_E8M0 && s->dtype == SY_U8;
     case SY_CONVERT_NVFP4:
         return w->dtype == SY_F4 && w->quant.use_factor == SY_FACTOR_OVER;
+    case SY_CONVERT_Q8:
+        return w->dtype == SY_I8 && w->quant.scale == SY_BF16 && w->quant.group == SY_Q8_GROUP;
     default:
         return false;
     }
@@ -294,26 +296,24 @@ static bool has_stack(const walk *w, const char *suffix) {
     return sy_checkpoint_find(w->plan->checkpoint, name) != NULL;
 }
 
-/* [E, 2F, H], gate rows then up rows, and [E, H, F]: written one by one. */
+/* [E, 2F, H], gate rows then up rows, and [E, H, F], plain or FP8: written one by one. */
 static sy_status add_stacked_experts(walk *w) {
     sy_status st = SY_OK;
     const sy_ffn_spec *f = &w->plan->spec->layer[w->b.layer].ffn;
     int64_t H = w->plan->spec->hidden, F = f->inter, E = f->experts;
-    sy_piece gate_up = {.width = H, .row_step = 1}, down = {.width = F, .row_step = 1};
+    sy_piece first[3]; /* of expert 0 */
+    sy_stack_rows gate_up, down;
     char name[SY_NAME_CHARS];
     sy_binder_name(&w->b, name, "%s", w->plan->names->fused_gate_up);
-    SY_TRY(sy_binder_require(&w->b, name, 3, (int64_t[]){E, 2 * F, H}, &gate_up.codes));
+    SY_TRY(sy_binder_stack(&w->b, name, E, 2, F, H, first, &gate_up));
     sy_binder_name(&w->b, name, "%s", w->plan->names->fused_down);
-    SY_TRY(sy_binder_require(&w->b, name, 3, (int64_t[]){E, H, F}, &down.codes));
-    gate_up.dtype = gate_up.codes->dtype;
-    down.dtype = down.codes->dtype;
+    SY_TRY(sy_binder_stack(&w->b, name, E, 1, H, F, &first[2], &down));
     for (int e = 0; e < f->experts; e++) {
         module m[3];
         name_expert(w, e, m);
         for (int i = 0; i < 3; i++) {
             m[i].stacked = true;
-            m[i].piece = i < 2 ? gate_up : down;
-            m[i].piece.row0 = i < 2 ? (2 * (int64_t)e + i) * F : e * H;
+            m[i].piece = sy_piece_of_expert(&first[i], e, i < 2 ? &gate_up : &down);
         }
         SY_TRY(add_ffn(w, m[0], m[1], m[2], true));
     }

@@ -30,7 +30,8 @@ typedef enum sy_quant_method {
     SY_QUANT_MODELOPT,           /* "modelopt", in config.json or in hf_quant_config.json */
     SY_QUANT_AWQ,
     SY_QUANT_GPTQ,
-    SY_QUANT_MISTRAL_FP8 /* params.json: X.qscale_weight, one scale a matrix */
+    SY_QUANT_MISTRAL_FP8,  /* params.json: X.qscale_weight, one scale a matrix */
+    SY_QUANT_SWITCHYARD_Q8 /* "switchyard_q8": what convert --to q8 writes (docs/formats.md) */
 } sy_quant_method;
 typedef enum sy_quant_values {
     SY_QUANT_E4M3,

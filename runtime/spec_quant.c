@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "runtime/spec_config.h"
+#include "runtime/weight_encode.h"
 
 enum { MAX_BLOCK = 1 << 16, MAX_GROUP = 1 << 16 };
 
@@ -87,6 +88,18 @@ static void set_group(sy_quantization *out, sy_quant_values values, int group) {
 static sy_status read_mxfp4(const quant_object *q, sy_quantization *out) {
     (void)q;
     set_group(out, SY_QUANT_E2M1_MX, 32);
+    return SY_OK;
+}
+
+/* Of Switchyard's own; see docs/formats.md. */
+static sy_status read_q8(const quant_object *q, sy_quantization *out) {
+    int group = SY_Q8_GROUP;
+    sy_status st = get_int(q->object, q, "group_size", MAX_GROUP, &group);
+    if (st != SY_OK) return st;
+    if (group != SY_Q8_GROUP)
+        return sy_fail(SY_ERR_UNSUPPORTED, "%s: \"%s\": \"group_size\" is %d; supported is %d",
+                       q->where, q->name, group, SY_Q8_GROUP);
+    set_group(out, SY_QUANT_INT8, group);
     return SY_OK;
 }
 
@@ -339,7 +352,8 @@ static const struct {
                {"compressed-tensors", SY_QUANT_COMPRESSED_TENSORS, read_compressed},
                {"modelopt", SY_QUANT_MODELOPT, read_modelopt},
                {"awq", SY_QUANT_AWQ, read_awq},
-               {"gptq", SY_QUANT_GPTQ, read_gptq}};
+               {"gptq", SY_QUANT_GPTQ, read_gptq},
+               {"switchyard_q8", SY_QUANT_SWITCHYARD_Q8, read_q8}};
 enum { N_METHODS = sizeof methods / sizeof *methods };
 
 const char *sy_quant_method_name(sy_quant_method method) {
@@ -348,13 +362,15 @@ const char *sy_quant_method_name(sy_quant_method method) {
     return method == SY_QUANT_MISTRAL_FP8 ? "mistral fp8" : "none";
 }
 
+static char plain_letter(char c) {
+    if (c >= 'A' && c <= 'Z') return (char)(c - 'A' + 'a');
+    return c == '_' ? '-' : c;
+}
+
 /* Letters in small, '_' as '-': params.json spells COMPRESSED_TENSORS too. */
 static bool same_method(const char *found, const char *name) {
-    for (; *found != '\0' && *name != '\0'; found++, name++) {
-        char c = *found >= 'A' && *found <= 'Z' ? (char)(*found - 'A' + 'a') : *found;
-        if (c == '_') c = '-';
-        if (c != *name) return false;
-    }
+    for (; *found != '\0' && *name != '\0'; found++, name++)
+        if (plain_letter(*found) != plain_letter(*name)) return false;
     return *found == *name;
 }
 
@@ -381,7 +397,7 @@ sy_status sy_read_quantization(const json_t *object,
     }
     return sy_fail(SY_ERR_UNSUPPORTED,
                    "%s: \"%s\": method \"%s\" is not supported; fp8, mxfp4, "
-                   "compressed-tensors, modelopt, awq and gptq are known",
+                   "compressed-tensors, modelopt, awq, gptq and switchyard_q8 are known",
                    where, name, method != NULL ? sy_printable(method, buf) : "unnamed");
 }
 

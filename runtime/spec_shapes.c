@@ -104,12 +104,13 @@ int sy_outer_shapes(const sy_model_spec *spec, sy_weight_shape out[SY_OUTER_SHAP
 
 /* FP8 and INT8 checkpoints quantise all projections. Formats of 4 bits are taken for routed experts
  * alone: so are gpt-oss, Kimi K2 Thinking and the NVFP4 exports of Kimi and MiniMax; some other
- * exports quantise more, and are smaller than this says. AWQ and GPTQ take all projections.
- * Mistral's FP8 leaves out those to latents. */
+ * exports quantise more, and are smaller than this says. So is q8, as a conversion writes it
+ * without --all. AWQ and GPTQ take all projections. Mistral's FP8 leaves out those to latents. */
 bool sy_is_published_quantised(const sy_quantization *q, sy_part part, sy_weight_role role) {
     if (q->method == SY_QUANT_NONE || role < SY_ROLE_COMPRESSOR) return false;
     if (q->method == SY_QUANT_AWQ || q->method == SY_QUANT_GPTQ) return true;
-    if (q->values != SY_QUANT_E4M3 && q->values != SY_QUANT_INT8) return part == SY_PART_ROUTED;
+    bool few_bits = q->values != SY_QUANT_E4M3 && q->values != SY_QUANT_INT8;
+    if (few_bits || q->method == SY_QUANT_SWITCHYARD_Q8) return part == SY_PART_ROUTED;
     return q->method != SY_QUANT_COMPRESSED_TENSORS || role == SY_ROLE_PROJECTION;
 }
 
@@ -131,18 +132,22 @@ static int64_t n_scales(const sy_quantization *q, int64_t rows, int64_t cols) {
     }
 }
 
+/* Integers in rows of outputs, with scales in BF16; AWQ and GPTQ have rows of inputs. */
+static bool is_by_outputs(const sy_quantization *q) {
+    return q->method == SY_QUANT_COMPRESSED_TENSORS || q->method == SY_QUANT_SWITCHYARD_Q8;
+}
+
 static sy_dtype scale_dtype(const sy_quantization *q) {
     if (q->values == SY_QUANT_E2M1_NV) return SY_F8_E4M3;
     if (q->values == SY_QUANT_E2M1_MX) return SY_U8;
     if (q->values == SY_QUANT_E4M3) return SY_F32;
-    return q->method == SY_QUANT_COMPRESSED_TENSORS ? SY_BF16 : SY_F16;
+    return is_by_outputs(q) ? SY_BF16 : SY_F16;
 }
 
 static sy_dtype packed_dtype(const sy_quantization *q) {
     if (q->values == SY_QUANT_E4M3) return SY_F8_E4M3;
     if (q->values == SY_QUANT_E2M1_NV || q->values == SY_QUANT_E2M1_MX) return SY_U8;
-    return q->values == SY_QUANT_INT8 && q->method == SY_QUANT_COMPRESSED_TENSORS ? SY_I8
-                                                                                  : SY_I32;
+    return q->values == SY_QUANT_INT8 && is_by_outputs(q) ? SY_I8 : SY_I32;
 }
 
 /* Mixed checkpoints are taken as NVFP4 of the routed experts, what ModelOpt makes of such models;

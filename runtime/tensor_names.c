@@ -84,15 +84,18 @@ static int first_moe_layer(const sy_model_spec *spec) {
     return l;
 }
 
+/* Whether a module has a weight, plain or in one of the formats that call it otherwise. */
 static bool
 has(const sy_checkpoint *checkpoint, const char *body, int layer, const char *role) {
-    char name[MOST_CHARS];
+    static const char *const weights[] = {"weight", "weight_packed", "qweight"};
+    char name[MOST_CHARS], within[32] = "";
     if (role == NULL) return false;
-    if (layer < 0)
-        snprintf(name, sizeof name, "%s%s.weight", body, role);
-    else
-        snprintf(name, sizeof name, "%slayers.%d.%s.weight", body, layer, role);
-    return sy_checkpoint_find(checkpoint, name) != NULL;
+    if (layer >= 0) snprintf(within, sizeof within, "layers.%d.", layer);
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
+        snprintf(name, sizeof name, "%s%s%s.%s", body, within, role, weights[i]);
+        if (sy_checkpoint_find(checkpoint, name) != NULL) return true;
+    }
+    return false;
 }
 
 /* How many of the tensors that tell layouts apart are there. */
@@ -176,7 +179,7 @@ sy_tensor_skip(const sy_model_spec *spec, const sy_tensor_prefix *prefix, const 
                                          "pre_mm_projector_norm."};
     static const char *const scales[] = {".k_proj.k_scale", ".v_proj.v_scale",
                                          ".input_scale",    ".input_global_scale",
-                                         ".qscale_act",     ".activation_scale"};
+                                         ".qscale_act",     "activation_scale"};
     for (size_t i = 0; i < sizeof vision / sizeof *vision; i++)
         if (begins(name, vision[i])) return SY_SKIP_VISION;
     if (begins(name, "mtp.") || begins(name, "model.mtp.") ||

@@ -42,6 +42,7 @@ float sy_value_at(sy_dtype dtype, const void *values, int64_t i) {
 /* The number that code i of a row stands for, before its scale. */
 static float code_at(sy_dtype dtype, const unsigned char *row, int64_t i, int zero) {
     if (dtype == SY_F8_E4M3) return sy_f32_from_e4m3(row[i]);
+    if (dtype == SY_I8) return (float)(int8_t)row[i];
     int code = row[i / 2] >> (i % 2 * 4) & 15; /* words are little-endian: bytes in order */
     return dtype == SY_F4 ? sy_f32_from_e2m1((uint8_t)code) : (float)(code - zero);
 }

@@ -42,9 +42,9 @@ make_codes(uint64_t key, uint64_t first, uint64_t n, bool e4m3, unsigned char *o
 /* Root of the mean square of evenly drawn codes. */
 static float spread_of(sy_dtype codes) {
     double sum = 0;
-    int n = codes == SY_F8_E4M3 ? 256 : 16;
+    int n = codes == SY_F8_E4M3 || codes == SY_I8 ? 256 : 16;
     for (int c = 0; c < n; c++) {
-        float x = codes == SY_F4 ? sy_f32_from_e2m1((uint8_t)c) : (float)(c - 8);
+        float x = codes == SY_F4 ? sy_f32_from_e2m1((uint8_t)c) : (float)(c - n / 2);
         if (codes == SY_F8_E4M3)
             x = sy_f32_from_e4m3((uint8_t)((c & 0x7f) == 0x7f ? c ^ 1 : c));
         sum += (double)x * (double)x;
@@ -63,8 +63,8 @@ float sy_weight_dummy_factor(sy_dtype codes, const sy_quant *quant, int64_t k) {
     return quant->use_factor == SY_FACTOR_OVER ? 1.0f / scale : 1.0f;
 }
 
+/* A scale in one of the dtypes that weight_format.c gives to made-up weights. */
 static void put_scale(sy_dtype dtype, float scale, unsigned char *out) {
-    uint32_t bits = sy_bits_from_f32(scale);
     uint16_t half;
     switch (dtype) {
     case SY_F32:
@@ -74,12 +74,8 @@ static void put_scale(sy_dtype dtype, float scale, unsigned char *out) {
         half = sy_bf16_from_f32(scale);
         memcpy(out, &half, sizeof half);
         break;
-    case SY_F16: /* a power of two, which 2^-14 <= scale <= 1 has exactly */
-        half = (uint16_t)(((bits >> 23) - 127 + 15) << 10);
-        memcpy(out, &half, sizeof half);
-        break;
     case SY_F8_E8M0:
-        *out = (unsigned char)(bits >> 23);
+        *out = (unsigned char)(sy_bits_from_f32(scale) >> 23);
         break;
     default: /* E4M3 */
         *out = 0x38;

@@ -57,29 +57,25 @@ static sy_status store_vector(loader *l, const sy_bind_item *item, const sy_weig
     return st;
 }
 
-/* What a backend refuses in a weight has a place in the files. */
-static void name_tensor(const loader *l, const sy_bind_item *item) {
-    const sy_tensor_entry *t = item->from.codes;
-    if (t != NULL)
-        sy_status_context("%s/%s: tensor \"%s\"", l->checkpoint->directory,
-                          l->checkpoint->file_name[t->file], t->name);
-}
-
 static sy_status load_one(loader *l, const load_chunk *c, char *slot) {
     sy_status st = SY_OK;
     const sy_bind_item *item = c->item;
     uint64_t bytes = sy_weight_bytes(item, c->n_rows);
-    sy_weight_source source;
+    sy_weight_source source[2];
     if (is_dummy(item))
-        sy_weight_dummy(item, l->dummy_seed, c->row0, c->n_rows, slot, &source);
+        sy_weight_dummy(item, l->dummy_seed, c->row0, c->n_rows, slot, source);
     else
         SY_TRY(sy_weight_read(l->checkpoint, item, c->row0, c->n_rows, l->stage != NULL, slot,
-                              &source));
+                              source));
     if (item->vector != NULL)
-        SY_TRY(store_vector(l, item, &source));
+        SY_TRY(store_vector(l, item, source));
     else
-        st = l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, &source);
-    if (st == SY_ERR_FORMAT) name_tensor(l, item);
+        st = l->be->ops->pack(l->be, item->matrix, item->part, c->row0, c->n_rows, &source[0]);
+    if (st == SY_OK && item->pair)
+        st = l->be->ops->pack(l->be, item->matrix, 1, c->row0, c->n_rows, &source[1]);
+    /* What a backend refuses in a weight has a place in the files. */
+    if (st == SY_ERR_FORMAT && !is_dummy(item))
+        sy_weight_name_tensor(l->checkpoint, item->from.codes);
     SY_TRY(st);
     atomic_fetch_add(&l->bytes, bytes);
     if (item->routed) atomic_fetch_add(&l->routed_bytes, bytes);
@@ -234,19 +230,66 @@ static uint64_t count_rounded(const sy_bind_list *list) {
     uint64_t n = 0;
     for (size_t i = 0; i < list->n; i++) {
         const sy_bind_item *item = &list->item[i];
-        n += item->matrix != NULL && item->from.dtype == SY_F32 &&
-             item->matrix->dtype == SY_BF16;
+        bool rounded = item->matrix != NULL && item->from.dtype == SY_F32 &&
+                       item->matrix->dtype == SY_BF16;
+        if (rounded) n += item->pair ? 2 : 1;
     }
     return n;
 }
 
-static sy_status load(sy_backend *be,
-                      const sy_model_spec *spec,
-                      const sy_placement *placement,
-                      int rank,
-                      const sy_checkpoint *checkpoint,
-                      uint64_t dummy_seed,
-                      int n_readers,
+/* What is to be held by a rank, and where it comes from. */
+typedef struct load_source {
+    sy_backend *be;
+    const sy_model_spec *spec;
+    const sy_placement *placement;
+    int rank;
+    const sy_checkpoint *checkpoint; /* NULL: made up from dummy_seed */
+    uint64_t dummy_seed;
+} load_source;
+
+/* The weights with their memory, still empty, and the list of what fills it. */
+static sy_status lay_out(const load_source *from, sy_bind_list *list, sy_weights **out) {
+    sy_status st = SY_OK;
+    sy_backend *be = from->be;
+    sy_weights *w = NULL;
+    SY_TRY(create_empty(be, from->spec, from->placement, from->rank, &w));
+    SY_TRY(sy_weights_bytes(be, from->spec, from->placement, from->rank, from->checkpoint,
+                            &w->bytes));
+    SY_TRY(be->ops->alloc(be, &w->block, w->bytes, "weights"));
+    sy_arena arena = {.base = w->block, .size = w->bytes};
+    SY_TRY(sy_bind(be, from->spec, from->placement, from->rank, from->checkpoint, &arena, w,
+                   list));
+    *out = w;
+    w = NULL;
+done:
+    sy_weights_destroy(w);
+    return st;
+}
+
+/* All chunks, by n_threads threads at the same time. */
+static sy_status read_all(loader *l, int n_threads) {
+    sy_status st = SY_OK;
+    const sy_device_ops *device = l->be->ops->device;
+    sy_pool *readers = NULL;
+    SY_TRY(sy_pool_create(n_threads, false, &readers));
+    if (device != NULL) /* two slots a thread: one is read into, one is packed from */
+        SY_TRY(device->stage_open(l->be, 2 * n_threads, l->staging_bytes, &l->stage));
+    sy_pool_run(readers, reader_main, l);
+    sy_status closed = device != NULL ? device->stage_close(l->stage) : SY_OK;
+    if (atomic_load(&l->failed)) {
+        sy_status_restore(&l->text);
+        st = l->status;
+        goto done;
+    }
+    SY_TRY(closed);
+    SY_TRY(report_progress(l));
+done:
+    sy_pool_destroy(readers);
+    return st;
+}
+
+static sy_status load(const load_source *from,
+                      int n_threads,
                       sy_load_progress progress,
                       void *context,
                       sy_load_report *report,
@@ -255,38 +298,18 @@ static sy_status load(sy_backend *be,
     sy_weights *w = NULL;
     sy_bind_list list = {0};
     load_chunk *chunks = NULL;
-    sy_pool *readers = NULL;
     double begin = sy_now();
-    *out = NULL;
-
-    SY_TRY(create_empty(be, spec, placement, rank, &w));
-    SY_TRY(sy_weights_bytes(be, spec, placement, rank, checkpoint, &w->bytes));
-    SY_TRY(be->ops->alloc(be, &w->block, w->bytes, "weights"));
-    sy_arena arena = {.base = w->block, .size = w->bytes};
-    SY_TRY(sy_bind(be, spec, placement, rank, checkpoint, &arena, w, &list));
-
-    loader l = {.be = be,
-                .checkpoint = checkpoint,
-                .dummy_seed = dummy_seed,
+    loader l = {.be = from->be,
+                .checkpoint = from->checkpoint,
+                .dummy_seed = from->dummy_seed,
                 .progress = progress,
                 .context = context};
-    SY_TRY(make_chunks(&list, checkpoint != NULL, &chunks, &l.n_chunks, &l.staging_bytes,
+    *out = NULL;
+    SY_TRY(lay_out(from, &list, &w));
+    SY_TRY(make_chunks(&list, from->checkpoint != NULL, &chunks, &l.n_chunks, &l.staging_bytes,
                        &l.total_bytes));
     l.chunk = chunks;
-    SY_TRY(sy_pool_create(n_readers, false, &readers));
-    if (be->ops->device != NULL) /* two slots a thread: one is read into, one is packed from */
-        SY_TRY(be->ops->device->stage_open(be, 2 * n_readers, l.staging_bytes, &l.stage));
-    sy_pool_run(readers, reader_main, &l);
-    if (be->ops->device != NULL) {
-        sy_status closed = be->ops->device->stage_close(l.stage);
-        if (!atomic_load(&l.failed)) SY_TRY(closed);
-    }
-    if (atomic_load(&l.failed)) {
-        sy_status_restore(&l.text);
-        st = l.status;
-        goto done;
-    }
-    SY_TRY(report_progress(&l));
+    SY_TRY(read_all(&l, n_threads));
     if (report != NULL)
         *report = (sy_load_report){.bytes_read = atomic_load(&l.bytes),
                                    .routed_bytes = atomic_load(&l.routed_bytes),
@@ -295,7 +318,6 @@ static sy_status load(sy_backend *be,
     *out = w;
     w = NULL;
 done:
-    sy_pool_destroy(readers);
     free(chunks);
     free(list.item);
     sy_weights_destroy(w);
@@ -312,8 +334,8 @@ sy_status sy_weights_load(sy_backend *be,
                           void *context,
                           sy_load_report *report,
                           sy_weights **out) {
-    return load(be, spec, placement, rank, checkpoint, 0, n_readers, progress, context, report,
-                out);
+    const load_source from = {be, spec, placement, rank, checkpoint, 0};
+    return load(&from, n_readers, progress, context, report, out);
 }
 
 sy_status sy_weights_dummy(sy_backend *be,
@@ -325,7 +347,8 @@ sy_status sy_weights_dummy(sy_backend *be,
                            sy_load_progress progress,
                            void *context,
                            sy_weights **out) {
-    return load(be, spec, placement, rank, NULL, seed, n_makers, progress, context, NULL, out);
+    const load_source from = {be, spec, placement, rank, NULL, seed};
+    return load(&from, n_makers, progress, context, NULL, out);
 }
 
 void sy_weights_destroy(sy_weights *w) {

@@ -64,14 +64,14 @@ static inline void edited_drop(edited_model *m, const char *name) {
     *t = m->tensor[--m->n];
 }
 
-/* The checkpoint at tests/data/<source>, in memory. */
-static inline void edited_open(edited_model *m, const char *source) {
-    char path[512], config[600];
+/* The checkpoint in the directory `path`, in memory; its configuration is in the file named. */
+static inline void
+edited_open_with(edited_model *m, const char *path, const char *config_file) {
+    char config[600];
     sy_checkpoint *c;
     *m = (edited_model){.directory = "/tmp/sy_model_XXXXXX"};
     if (mkdtemp(m->directory) == NULL) abort();
-    data_path(path, sizeof path, "%s", source);
-    snprintf(config, sizeof config, "%s/config.json", path);
+    snprintf(config, sizeof config, "%s/%s", path, config_file);
     MUST(sy_json_load(config, SY_JSON_MAX_CONFIG, &m->config));
     MUST(sy_checkpoint_open(path, &c));
     for (int i = 0; i < c->n_tensors; i++) {
@@ -80,6 +80,16 @@ static inline void edited_open(edited_model *m, const char *source) {
         MUST(sy_checkpoint_read(c, e, 0, e->bytes, t->data));
     }
     sy_checkpoint_close(c);
+}
+
+static inline void edited_open_at(edited_model *m, const char *path) {
+    edited_open_with(m, path, "config.json");
+}
+
+/* That at tests/data/<source>. */
+static inline void edited_open(edited_model *m, const char *source) {
+    char path[512];
+    edited_open_at(m, data_path(path, sizeof path, "%s", source));
 }
 
 static inline void edited_path(const edited_model *m, const char *file, char path[128]) {
@@ -106,13 +116,15 @@ static inline void edited_write(const edited_model *m) {
     }
     char *text = json_dumps(header, JSON_COMPACT);
     json_decref(header);
-    uint64_t n = strlen(text);
+    /* Spaces behind it, as writers of such files put them, let tensors begin at whole words: only
+     * there they can be read past the page cache. */
+    uint64_t length = strlen(text), n = (length + 7) / 8 * 8;
     edited_path(m, "model.safetensors", path);
     FILE *f = fopen(path, "wb");
     if (f == NULL) abort();
     for (int i = 0; i < 8; i++)
         fputc((int)(n >> 8 * i & 0xff), f);
-    fwrite(text, 1, n, f);
+    fprintf(f, "%-*s", (int)n, text);
     for (int i = 0; i < m->n; i++)
         fwrite(m->tensor[i].data, 1, m->tensor[i].bytes, f);
     if (fclose(f) != 0) abort();

@@ -79,6 +79,7 @@ kl() { # kl MODEL MOST...: the divergence from the demo model is above 0 and at 
         fail "$1 is too far from what it was"
 }
 kl fp8 0.002 1
+kl q8 0.0002 2
 kl mxfp4 0.02 2
 kl nvfp4 0.02 1
 "$program" eval bf16 --against "$demo" --text text -q --json >out 2>err || fail "eval bf16"

@@ -60,6 +60,15 @@ expect 2 '.*--layers, --vocab and --experts need --dummy-weights' \
 expect 2 '.*--layers: expected a number, moe:N, or dense:N,moe:N' \
     "$program" bench "$tiny/mixtral" --dummy-weights --layers dense:2
 expect 2 '(rank 0: )?-p: 512 is outside 0 to 511' "$program" bench "$tiny/mixtral" -n 2
+# Bytes read for a token: those of codes and scales. A token of demo reads 16 experts; in panels of
+# 64 outputs one has 2 * 128 * 160 + 192 * 96 weights, of 2 bytes, or of 1 and a 32nd of 2.
+"$program" convert "$SY_TEST_DATA/demo" q8 --to q8 -q >/dev/null 2>err || fail "convert --to q8"
+for model in "$SY_TEST_DATA/demo" q8; do
+    timeout 60 "$program" bench "$model" -p 0 -g 4 -r 1 -q --json >json 2>err || fail "bench $model"
+    sed 's/.*"bytes_per_token": \([0-9]*\),.*/\1/' json
+done >bytes
+[ $(($(head -n 1 bytes) - $(tail -n 1 bytes))) = $((16 * 59392 * 15 / 16)) ] ||
+    fail "bytes for a token in bf16 and in q8: $(tr '\n' ' ' <bytes)"
 # The exchange alone: a row for 1, 2, 4 and 5 tokens on 2 and on 3 ranks.
 timeout 60 "$program" bench --exchange --tokens 5 -n 3 --format csv >csv 2>err ||
     fail "bench --exchange"

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/dtype.h"
 #include "runtime/convert.h"
 #include "tests/checkpoint_fixture.h"
 
@@ -104,5 +105,23 @@ static inline void check_error(sy_status found, sy_status expected, const char *
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, make_scratch, remove_scratch)
+
+/* All bytes of a tensor, and a value of them. */
+static inline char *read_tensor(const sy_checkpoint *c, const sy_tensor_entry *t) {
+    char *bytes = malloc(t->bytes + 1);
+    MUST(sy_checkpoint_read(c, t, 0, t->bytes, bytes));
+    return bytes;
+}
+
+static inline double value_of(sy_dtype dtype, const char *bytes, uint64_t i) {
+    uint16_t half;
+    float f;
+    memcpy(&half, bytes + 2 * i, sizeof half);
+    if (dtype == SY_BF16) return (double)sy_f32_from_bf16(half);
+    if (dtype == SY_F16) return (double)sy_f32_from_f16(half);
+    assert_int_equal(dtype, SY_F32);
+    memcpy(&f, bytes + 4 * i, sizeof f);
+    return (double)f;
+}
 
 #endif

@@ -166,7 +166,14 @@ static void draw_quantisation(draw *d, sy_quantization *q) {
                                               {.method = SY_QUANT_COMPRESSED_TENSORS,
                                                .values = SY_QUANT_INT4,
                                                .scales = SY_QUANT_PER_GROUP,
-                                               .group = 32}};
+                                               .group = 32},
+                                              {.method = SY_QUANT_SWITCHYARD_Q8,
+                                               .values = SY_QUANT_INT8,
+                                               .scales = SY_QUANT_PER_GROUP,
+                                               .group = 32},
+                                              {.method = SY_QUANT_COMPRESSED_TENSORS,
+                                               .values = SY_QUANT_INT8,
+                                               .scales = SY_QUANT_PER_CHANNEL}};
     *q = formats[pick(d, 0, (int)(sizeof formats / sizeof *formats) - 1)];
 }
 
@@ -174,7 +181,7 @@ static void draw_quantisation(draw *d, sy_quantization *q) {
 static void vary_spec(draw *d, const sy_backend *be, sy_model_spec *spec) {
     if (pick(d, 0, 1)) return;
     bool latent = pick(d, 0, 1);
-    if (be->ops->device == NULL) draw_quantisation(d, &spec->quant);
+    draw_quantisation(d, &spec->quant);
     sy_layer_spec *all = calloc((size_t)spec->n_layers, sizeof *all);
     bool computed = true;
     for (int l = 0; l < spec->n_layers; l++) {

@@ -63,10 +63,14 @@ static const model models[] = {
     {"minimax_m2", "minimax_m2", 1, SY_BF16, NULL},
     {"minimax_m2", "minimax_m2", 1, SY_F16, V4},
     {.directory = "quantised_fp8_block", .expected = "quantised_fp8_block"},
+    {.directory = "quantised_fp8_block_e8m0", .expected = "quantised_fp8_block_e8m0"},
     {.directory = "quantised_fp8_block_mistral", .expected = "quantised_fp8_block_mistral"},
     {.directory = "quantised_fp8_channel", .expected = "quantised_fp8_channel"},
     {.directory = "quantised_fp8_tensor", .expected = "quantised_fp8_tensor"},
+    {.directory = "quantised_fp8_tensor_mistral", .expected = "quantised_fp8_tensor_mistral"},
+    {.directory = "quantised_fp8_stacked", .expected = "quantised_fp8_stacked"},
     {.directory = "quantised_mxfp4", .expected = "quantised_mxfp4"},
+    {.directory = "quantised_mxfp4_packed", .expected = "quantised_mxfp4_packed"},
     {.directory = "quantised_nvfp4", .expected = "quantised_nvfp4"},
     {.directory = "quantised_nvfp4_modelopt", .expected = "quantised_nvfp4_modelopt"},
     {.directory = "quantised_int4", .expected = "quantised_int4"},
@@ -74,6 +78,8 @@ static const model models[] = {
     {.directory = "quantised_awq", .expected = "quantised_awq"},
     {.directory = "quantised_gptq", .expected = "quantised_gptq"},
     {.directory = "quantised_gptq_v2", .expected = "quantised_gptq_v2"},
+    {.directory = "quantised_int8", .expected = "quantised_int8"},
+    {.directory = "quantised_q8", .expected = "quantised_q8"},
 };
 enum { N_MODELS = sizeof models / sizeof models[0], MAX_PROMPTS = 3, MAX_GREEDY = 32 };
 static const char *only; /* a directory, or NULL */
@@ -314,19 +320,10 @@ static bf16_error expected_bf16_error(const model *m, int prompt) {
 
 /* The root mean square varies little between draws, where the worst logit does not. It is also
  * what fails where a logit is not a number, or where nothing was rounded. */
-static bool is_quantised(const model *m) {
-    return strncmp(m->directory, "quantised_", strlen("quantised_")) == 0;
-}
-
 static void check_bf16(bool cuda) {
     for (const model *m = models; m < models + N_MODELS; m++) {
         fixture f;
         if (!wanted(m)) continue;
-        if (cuda && is_quantised(m)) {
-            print_message("%-22s cuda: not yet, it does not compute with such weights\n",
-                          m->directory);
-            continue;
-        }
         open_model(&f, m, SY_BF16, cuda);
         for (int p = 0; p < n_prompts(m); p++) {
             error e = compare_prompt(&f, m, p, true);

@@ -115,6 +115,28 @@ static void each_method_is_read(void **state) {
           .scales = SY_QUANT_PER_GROUP,
           .group = 32},
          "MXFP4, one scale for 32 (compressed-tensors)"},
+        {GROUP("naive-quantized",
+               "\"num_bits\":8,\"type\":\"int\",\"symmetric\":true,\"strategy\":\"channel\"},"
+               "\"input_activations\":{\"num_bits\":8,\"type\":\"int\",\"strategy\":"
+               "\"token\",\"dynamic\":true"),
+         {.method = SY_QUANT_COMPRESSED_TENSORS,
+          .values = SY_QUANT_INT8,
+          .scales = SY_QUANT_PER_CHANNEL},
+         "INT8, one scale a row (compressed-tensors)"},
+        {GROUP("int-quantized", "\"num_bits\":8,\"strategy\":\"channel\"},"
+                                "\"input_activations\":{\"num_bits\":8,\"dynamic\":false"),
+         {.method = SY_QUANT_COMPRESSED_TENSORS,
+          .values = SY_QUANT_INT8,
+          .scales = SY_QUANT_PER_CHANNEL,
+          .static_activations = true},
+         "INT8, one scale a row (compressed-tensors)"},
+        {CONFIG("\"quant_method\":\"switchyard_q8\",\"group_size\":32,"
+                "\"modules_to_not_convert\":[\"lm_head\"]"),
+         {.method = SY_QUANT_SWITCHYARD_Q8,
+          .values = SY_QUANT_INT8,
+          .scales = SY_QUANT_PER_GROUP,
+          .group = 32},
+         "INT8, one scale for 32 (switchyard_q8)"},
         {CONFIG("\"quant_method\":\"compressed-tensors\",\"format\":\"dense\""),
          {.method = SY_QUANT_NONE},
          "none"}};
@@ -224,6 +246,10 @@ static void unknown_method_or_value_is_refused_by_name(void **state) {
          CONFIG("\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":128,"
                 "\"checkpoint_format\":\"marlin\""),
          "\"checkpoint_format\" is \"marlin\""},
+        {QWEN, CONFIG("\"quant_method\":\"switchyard_q8\",\"group_size\":64"),
+         "\"group_size\" is 64; supported is 32"},
+        {QWEN, CONFIG("\"quant_method\":\"switchyard_q9\""),
+         "method \"switchyard_q9\" is not supported"},
         {QWEN, CONFIG("\"quant_algo\":\"W4A8_AWQ\""), "\"quant_algo\" is \"W4A8_AWQ\""},
         {QWEN, GROUP("marlin-24", "\"num_bits\":4"), "\"format\" is \"marlin-24\""},
         {QWEN, GROUP("pack-quantized", "\"num_bits\":3,\"group_size\":32"),
@@ -257,6 +283,8 @@ static void malformed_quantisation_is_refused(void **state) {
         {QWEN, CONFIG("\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":-2"),
          "\"group_size\": expected -1"},
         {QWEN, CONFIG("\"quant_algo\":\"NVFP4\",\"group_size\":32"), "expected 16, found 32"},
+        {QWEN, CONFIG("\"quant_method\":\"switchyard_q8\",\"group_size\":0"),
+         "\"group_size\": expected 1"},
         {QWEN, CONFIG("\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\""),
          "expected \"config_groups\""},
         {QWEN,
@@ -304,6 +332,33 @@ static uint64_t in_100mb(const char *file) {
     return (published_bytes(file, &scales) + 50000000) / 100000000;
 }
 
+/* By shapes alone q8 is taken as a conversion writes it without --all: a byte and a sixteenth for
+ * each value of the routed experts. */
+static void q8_by_shapes_is_of_routed_experts(void **state) {
+    (void)state;
+    sy_model_spec *s = accepted(
+        QWEN,
+        CONFIG(
+            "\"quant_method\":\"switchyard_q8\"") ";hidden_size=64;moe_intermediate_size=96");
+    sy_weight_shape shape[SY_LAYER_SHAPES_MAX];
+    int n = sy_layer_shapes(&s->layer[0], s->hidden, shape), n_routed = 0;
+    for (int i = 0; i < n; i++) {
+        sy_shape_bytes one = sy_published_bytes(s, &shape[i]);
+        uint64_t values = (uint64_t)(shape[i].rows * shape[i].cols);
+        if (shape[i].part != SY_PART_ROUTED) {
+            assert_int_equal(one.scales, 0);
+            continue;
+        }
+        n_routed++;
+        assert_int_equal(one.values, values);
+        assert_int_equal(one.scales, values / 16);
+        assert_int_equal(one.value_dtype, SY_I8);
+        assert_int_equal(one.scale_dtype, SY_BF16);
+    }
+    assert_true(n_routed > 0);
+    sy_spec_destroy(s);
+}
+
 /* Kimi K2's files hold 1,026,470,731,056 values with scales; of these 61 x 56 are a buffer that no
  * model has. The sizes of gpt-oss are those of its files. */
 static void bytes_by_shapes_match_published_files(void **state) {
@@ -326,6 +381,7 @@ int main(void) {
         cmocka_unit_test(params_json_has_two_forms),
         cmocka_unit_test(unknown_method_or_value_is_refused_by_name),
         cmocka_unit_test(malformed_quantisation_is_refused),
+        cmocka_unit_test(q8_by_shapes_is_of_routed_experts),
         cmocka_unit_test(bytes_by_shapes_match_published_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,9 +9,8 @@
 
 #include <cmocka.h>
 
-#include "base/hash.h"
 #include "base/int4.h"
-#include "tests/checkpoint_fixture.h"
+#include "tests/weight_fixture.h"
 
 /* The matrix that is exchanged: of the dense layer, 24 outputs of 88 inputs; and lm_head, whose 151
  * outputs cross a block of 128. */
@@ -39,6 +38,8 @@ typedef struct format {
 #define CT(format, weights)                                                                    \
     "{\"quant_method\":\"compressed-tensors\",\"format\":\"" format                            \
     "\",\"config_groups\":{\"group_0\":{\"targets\":[\"Linear\"],\"weights\":{" weights "}}}}"
+#define INT8_CHANNEL                                                                           \
+    "\"num_bits\":8,\"type\":\"int\",\"strategy\":\"channel\",\"symmetric\":true"
 #define MODELOPT(algo)                                                                         \
     "{\"quant_method\":\"modelopt\",\"quant_algo\":\"" algo "\",\"group_size\":16}"
 
@@ -123,25 +124,44 @@ static const format formats[] = {
       {"weight_zero_point", SY_I32, 2, {DOWN_N / 8, 3}}},
      SY_U4,
      {.scale = SY_F16, .group = 32, .outputs = 1, .zeros = true}},
+    {"q8",
+     DOWN,
+     DOWN_N,
+     DOWN_K,
+     "{\"quant_method\":\"switchyard_q8\",\"group_size\":32}",
+     {{"weight", SY_I8, 2, {DOWN_N, DOWN_K}}, {"weight_scale", SY_BF16, 2, {DOWN_N, 3}}},
+     SY_I8,
+     {.scale = SY_BF16, .group = 32, .outputs = 1}},
+    {"int8 per channel",
+     DOWN,
+     DOWN_N,
+     DOWN_K,
+     CT("int-quantized", INT8_CHANNEL),
+     {{"weight", SY_I8, 2, {DOWN_N, DOWN_K}}, {"weight_scale", SY_F32, 2, {DOWN_N, 1}}},
+     SY_I8,
+     {.scale = SY_F32, .outputs = 1}},
+    {"int8 per channel, activations too",
+     HEAD,
+     HEAD_N,
+     HEAD_K,
+     CT("naive-quantized",
+        INT8_CHANNEL "},\"input_activations\":{\"num_bits\":8,\"type\":"
+                     "\"int\",\"dynamic\":false"),
+     {{"weight", SY_I8, 2, {HEAD_N, HEAD_K}},
+      {"weight_scale", SY_BF16, 1, {HEAD_N}},
+      {"input_scale", SY_BF16, 1, {1}}},
+     SY_I8,
+     {.scale = SY_BF16, .outputs = 1}},
+    {"int8 per tensor",
+     DOWN,
+     DOWN_N,
+     DOWN_K,
+     CT("int-quantized", "\"num_bits\":8,\"type\":\"int\",\"strategy\":\"tensor\""),
+     {{"weight", SY_I8, 2, {DOWN_N, DOWN_K}}, {"weight_scale", SY_BF16, 1, {1}}},
+     SY_I8,
+     {.scale = SY_BF16}},
 };
 enum { N_FORMATS = sizeof formats / sizeof formats[0] };
-
-/* Numbers that every dtype can have: codes of any value, scales near 1. */
-static void fill(edited_tensor *t, bool codes) {
-    uint64_t key = sy_hash_bytes(0, t->name, strlen(t->name));
-    for (uint64_t i = 0; i < t->bytes; i++) {
-        uint8_t byte = (uint8_t)(sy_hash_add(key, i) >> 8);
-        t->data[i] = (char)((byte & 0x7f) == 0x7f ? byte ^ 1 : byte);
-    }
-    for (uint64_t i = 0; !codes && i < t->bytes; i++) {
-        uint8_t low = (uint8_t)t->data[i] & 7;
-        if (t->dtype == SY_F32 && i % 4 >= 2) t->data[i] = (char)(i % 4 == 3 ? 0x3f : low << 3);
-        if (t->dtype == SY_BF16) t->data[i] = (char)(i % 2 == 1 ? 0x3f : low << 3);
-        if (t->dtype == SY_F16 && i % 2 == 1) t->data[i] = (char)(0x38 + low % 4);
-        if (t->dtype == SY_U8) t->data[i] = (char)(124 + low);
-        if (t->dtype == SY_F8_E4M3) t->data[i] = (char)(0x30 + low);
-    }
-}
 
 static edited_tensor *find_part(edited_model *e, const format *f, const char *suffix) {
     char name[160];
@@ -158,44 +178,9 @@ static void open_format(edited_model *e, const format *f) {
     for (const part *p = f->part; p->suffix != NULL; p++) {
         snprintf(name, sizeof name, "%s.%s", f->module, p->suffix);
         edited_tensor *t = edited_add(e, name, p->dtype, p->rank, p->shape);
-        fill(t, p == f->part || p->dtype == SY_I32);
+        fill_tensor(t, p == f->part || p->dtype == SY_I32);
         if (p->dtype == SY_I64) memcpy(t->data, (int64_t[]){f->n, f->k}, 16);
     }
-}
-
-typedef struct loaded {
-    sy_pool *pool;
-    sy_backend *be;
-    sy_model_spec *spec;
-    sy_checkpoint *checkpoint;
-    sy_placement *placement;
-    sy_weights *weights;
-} loaded;
-
-static sy_status load(const edited_model *e, loaded *l) {
-    edited_write(e);
-    *l = (loaded){0};
-    MUST(sy_pool_create(2, false, &l->pool));
-    MUST(sy_cpu_open(SY_BF16, l->pool, NULL, &l->be));
-    sy_status st = sy_spec_load(e->directory, &l->spec);
-    if (st != SY_OK) return st;
-    MUST(sy_checkpoint_open(e->directory, &l->checkpoint));
-    int *experts = calloc((size_t)l->spec->n_layers, sizeof *experts);
-    for (int i = 0; i < l->spec->n_layers; i++)
-        experts[i] = l->spec->layer[i].ffn.experts;
-    MUST(sy_placement_contiguous(l->spec->n_layers, experts, 1, &l->placement));
-    free(experts);
-    return sy_weights_load(l->be, l->spec, l->placement, 0, l->checkpoint, 2, NULL, NULL, NULL,
-                           &l->weights);
-}
-
-static void unload(loaded *l) {
-    sy_weights_destroy(l->weights);
-    sy_placement_destroy(l->placement);
-    if (l->checkpoint != NULL) sy_checkpoint_close(l->checkpoint);
-    sy_spec_destroy(l->spec);
-    l->be->ops->close(l->be);
-    sy_pool_destroy(l->pool);
 }
 
 /* The matrix that pack makes of the file's bytes, all at once. */
@@ -235,8 +220,8 @@ static void every_layout_reaches_the_backend_as_it_is(void **state) {
         open_format(&e, f);
         sy_status st = load(&e, &l);
         if (st != SY_OK) fail_msg("%s: %s", f->name, sy_last_error());
-        const sy_matrix *m = f->module == formats[0].module ? &l.weights->lm_head
-                                                            : &l.weights->layer[1].ffn_down;
+        const sy_matrix *m =
+            strcmp(f->module, HEAD) == 0 ? &l.weights->lm_head : &l.weights->layer[1].ffn_down;
         expect_packed(&l, &e, f, m);
         unload(&l);
         edited_close(&e);
@@ -334,14 +319,19 @@ static void a_factor_that_is_no_number_is_refused(void **state) {
 
 static void packed_integers_of_another_shape_are_refused(void **state) {
     (void)state;
-    for (int i = 0; i < N_FORMATS; i++) {
-        edited_model e;
-        if (formats[i].codes != SY_U4) continue;
-        open_format(&e, &formats[i]);
-        memcpy(find_part(&e, &formats[i], "weight_shape")->data, (int64_t[]){DOWN_K, DOWN_N},
-               16);
-        expect_refused(&e, &formats[i], SY_ERR_FORMAT, "expected (24, 88), found (88, 24)");
-    }
+    static const struct {
+        int64_t said[2];
+        const char *text;
+    } wrong[] = {{{DOWN_K, DOWN_N}, "expected (24, 88), found (88, 24)"},
+                 {{DOWN_N, 80}, "expected (24, 88), found (24, 80)"},
+                 {{16, DOWN_K}, "expected (24, 88), found (16, 88)"}};
+    for (int i = 0; i < N_FORMATS; i++)
+        for (int w = 0; w < 3 && formats[i].codes == SY_U4; w++) {
+            edited_model e;
+            open_format(&e, &formats[i]);
+            memcpy(find_part(&e, &formats[i], "weight_shape")->data, wrong[w].said, 16);
+            expect_refused(&e, &formats[i], SY_ERR_FORMAT, wrong[w].text);
+        }
 }
 
 /* ---- configs that contradict the tensors, or leave something open ---- */
@@ -362,15 +352,6 @@ static int drop_all(edited_model *e, const char *suffix) {
         n++;
     }
     return n;
-}
-
-static void expect_status(edited_model *e, sy_status expected, const char *what) {
-    loaded l;
-    sy_status st = load(e, &l);
-    if (st != expected || strstr(sy_last_error(), what) == NULL)
-        fail_msg("expected \"%s\", found %s: %s", what, sy_status_name(st), sy_last_error());
-    unload(&l);
-    edited_close(e);
 }
 
 /* The config's word for how zero points are stored does not matter where all of them are 8. */
@@ -416,6 +397,243 @@ static void announced_zero_points_have_to_be_there(void **state) {
     expect_status(&e, SY_ERR_FORMAT, "weight_zero_point\" is missing");
 }
 
+static const format *format_named(const char *name) {
+    for (int i = 0; i < N_FORMATS; i++)
+        if (strcmp(formats[i].name, name) == 0) return &formats[i];
+    fail_msg("no format \"%s\"", name);
+    return NULL;
+}
+
+static void zero_points_of_8_bits_are_refused(void **state) {
+    (void)state;
+    const format *f = format_named("int8 per channel");
+    edited_model e;
+    open_format(&e, f);
+    memset(edited_add(&e, DOWN ".weight_zero_point", SY_I8, 2, (int64_t[]){DOWN_N, 1})->data, 0,
+           DOWN_N);
+    expect_refused(&e, f, SY_ERR_UNSUPPORTED, "with zero points");
+    open_format(&e, f);
+    json_t *weights = json_object_get(
+        json_object_get(json_object_get(quantization(&e), "config_groups"), "group_0"),
+        "weights");
+    json_object_set_new(weights, "symmetric", json_false());
+    expect_refused(&e, f, SY_ERR_UNSUPPORTED, "with zero points");
+}
+
+/* Scales in groups mean something only where the config says how large these are. */
+static void groups_of_8_bits_that_the_config_does_not_have_are_refused(void **state) {
+    (void)state;
+    const format *f = format_named("q8");
+    edited_model e;
+    open_format(&e, f);
+    json_object_del(e.config, "quantization_config");
+    expect_refused(&e, f, SY_ERR_FORMAT, "expected shape [24, 1]");
+}
+
+/* A config of other weights has groups that are not those of 8-bit integers. */
+static void integers_of_8_bits_under_a_config_of_others_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *config, *text;
+    } others[] = {
+        {CT("pack-quantized",
+            "\"num_bits\":4,\"type\":\"int\",\"strategy\":\"group\",\"group_size\":32,"
+            "\"symmetric\":true"),
+         "INT4, one scale for 32 (compressed-tensors)"},
+        {"{\"quant_method\":\"mxfp4\"}", "MXFP4, one scale for 32 (mxfp4)"},
+        {"{\"quant_method\":\"gptq\",\"bits\":4,\"group_size\":32,\"sym\":true}",
+         "INT4, one scale for 32 (gptq)"},
+        {"{\"quant_method\":\"gptq\",\"bits\":8,\"group_size\":32,\"sym\":true}",
+         "INT8, one scale for 32 (gptq)"},
+        {FP8, "FP8 e4m3, one scale for 128 x 128 (fp8)"},
+    };
+    const format *f = format_named("q8");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        edited_model e;
+        char what[160];
+        open_format(&e, f);
+        json_object_set_new(e.config, "quantization_config",
+                            json_loads(others[i].config, 0, NULL));
+        snprintf(what, sizeof what,
+                 "weight\": has dtype I8, but the config describes other weights: %s",
+                 others[i].text);
+        expect_refused(&e, f, SY_ERR_FORMAT, what);
+    }
+}
+
+static void expect_int8_refused(const char *config, const char *what) {
+    const format *f = format_named("q8");
+    edited_model e;
+    open_format(&e, f);
+    json_object_set_new(e.config, "quantization_config", json_loads(config, 0, NULL));
+    expect_refused(&e, f, SY_ERR_UNSUPPORTED, what);
+}
+
+static void integers_of_8_bits_in_another_order_of_inputs_are_refused(void **state) {
+    (void)state;
+    expect_int8_refused(CT("int-quantized",
+                           "\"num_bits\":8,\"type\":\"int\",\"strategy\":\"group\","
+                           "\"group_size\":32,\"actorder\":\"group\""),
+                        "inputs in another order, are not supported");
+}
+
+static void groups_of_8_bits_of_a_size_that_kernels_lack_are_refused(void **state) {
+    (void)state;
+    expect_int8_refused(CT("int-quantized",
+                           "\"num_bits\":8,\"type\":\"int\",\"strategy\":\"group\","
+                           "\"group_size\":24"),
+                        "weight_scale\": groups of 24 values; expected 16, 32, 64 or 128");
+}
+
+/* The scales have the shape of another kind, which the tensors alone would be taken for. */
+static void other_scales_than_the_announced_blocks_are_refused(void **state) {
+    (void)state;
+    static const struct {
+        int rank;
+        int64_t shape[2];
+        const char *found;
+    } others[] = {{2, {HEAD_N, 1}, "[151, 1]"},
+                  {1, {HEAD_N}, "[151]"},
+                  {1, {1}, "[1]"},
+                  {2, {1, 1}, "[1, 1]"},
+                  {0, {0}, "[]"}};
+    const format *f = format_named("fp8 in blocks");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        edited_model e;
+        char what[96];
+        open_format(&e, f);
+        edited_tensor *t = find_part(&e, f, "weight_scale_inv");
+        t->rank = others[i].rank;
+        memcpy(t->shape, others[i].shape, sizeof others[i].shape);
+        edited_resize(t);
+        fill_tensor(t, false);
+        snprintf(what, sizeof what, "expected shape [2, 1], found %s", others[i].found);
+        expect_refused(&e, f, SY_ERR_FORMAT, what);
+    }
+}
+
+/* Both ways that the order of inputs can be announced: stored in another, or only chosen in one. */
+static void integers_in_another_order_of_inputs_are_refused(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_int4");
+    json_t *weights = json_object_get(
+        json_object_get(json_object_get(quantization(&e), "config_groups"), "group_0"),
+        "weights");
+    json_object_set_new(weights, "actorder", json_string("group"));
+    expect_status(&e, SY_ERR_UNSUPPORTED, "weight_packed\": weights packed in integers");
+    edited_open(&e, "tiny/quantised_int4");
+    weights = json_object_get(
+        json_object_get(json_object_get(quantization(&e), "config_groups"), "group_0"),
+        "weights");
+    json_object_set_new(weights, "actorder", json_string("weight"));
+    loaded l;
+    MUST(load(&e, &l));
+    unload(&l);
+    edited_close(&e);
+}
+
+/* Groups of different formats: which matrices have which is not asked of patterns. */
+static void integers_beside_another_format_are_refused(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_int4");
+    json_t *groups = json_object_get(quantization(&e), "config_groups");
+    json_t *other = json_deep_copy(json_object_get(groups, "group_0"));
+    json_object_set_new(json_object_get(other, "weights"), "group_size", json_integer(64));
+    json_object_set_new(groups, "group_1", other);
+    expect_status(&e, SY_ERR_UNSUPPORTED, "where the config says for all of them alike");
+}
+
+static void groups_of_a_size_that_the_scales_contradict_are_refused(void **state) {
+    (void)state;
+    edited_model e;
+    edited_open(&e, "tiny/quantised_int4");
+    json_t *weights = json_object_get(
+        json_object_get(json_object_get(quantization(&e), "config_groups"), "group_0"),
+        "weights");
+    json_object_set_new(weights, "group_size", json_integer(16));
+    expect_status(&e, SY_ERR_FORMAT, "weight_scale\": expected shape [");
+}
+
+/* Writes every other tensor into a file of its own; model.safetensors makes room for an index. */
+static void write_in_two_files(const edited_model *e) {
+    char path[128], shard[128];
+    json_t *map = json_object();
+    for (int half = 0; half < 2; half++) {
+        edited_model fraction = *e;
+        snprintf(shard, sizeof shard, "part%d.safetensors", half);
+        fraction.tensor = calloc((size_t)e->n, sizeof *fraction.tensor);
+        assert_non_null(fraction.tensor);
+        fraction.n = 0;
+        for (int i = half; i < e->n; i += 2) {
+            fraction.tensor[fraction.n++] = e->tensor[i];
+            json_object_set_new(map, e->tensor[i].name, json_string(shard));
+        }
+        edited_write(&fraction);
+        free(fraction.tensor);
+        edited_path(e, "model.safetensors", path);
+        char to[256];
+        snprintf(to, sizeof to, "%s/%s", e->directory, shard);
+        assert_int_equal(rename(path, to), 0);
+    }
+    edited_path(e, "model.safetensors.index.json", path);
+    json_t *index = json_pack("{s:o}", "weight_map", map);
+    assert_int_equal(json_dump_file(index, path, 0), 0);
+    json_decref(index);
+}
+
+/* Factors lie at the same places of both files, near enough to be read together. */
+static void factors_are_read_from_the_file_that_they_are_in(void **state) {
+    (void)state;
+    edited_model e;
+    loaded one, two;
+    char path[128];
+    edited_open(&e, "tiny/quantised_nvfp4_modelopt");
+    MUST(load(&e, &one));
+    edited_path(&e, "model.safetensors", path);
+    assert_int_equal(unlink(path), 0);
+    write_in_two_files(&e);
+    MUST(load_written(&e, &two));
+    const sy_layer_weights *a = &one.weights->layer[1], *b = &two.weights->layer[1];
+    for (int s = 0; s < a->n_slots; s++) {
+        assert_memory_equal(a->gate_up[s].quant.factor, b->gate_up[s].quant.factor,
+                            sizeof a->gate_up[s].quant.factor);
+        assert_true(a->down[s].quant.factor[0] == b->down[s].quant.factor[0]);
+        assert_true(s == 0 || a->down[s].quant.factor[0] != a->down[0].quant.factor[0]);
+    }
+    assert_int_equal(one.weights->bytes, two.weights->bytes);
+    assert_memory_equal(one.weights->block, two.weights->block, one.weights->bytes);
+    unload(&one);
+    unload(&two);
+    static const char *const files[] = {"part0.safetensors", "part1.safetensors",
+                                        "model.safetensors.index.json"};
+    for (int i = 0; i < 3; i++) {
+        edited_path(&e, files[i], path);
+        assert_int_equal(unlink(path), 0);
+    }
+    edited_close(&e);
+}
+
+/* Of the tensors that tell layouts apart, those of packed modules count too. */
+static void a_layout_is_told_by_packed_weights_too(void **state) {
+    (void)state;
+    static const char *const models[] = {"tiny/quantised_awq", "tiny/quantised_int4_zeros"};
+    for (int i = 0; i < 2; i++) {
+        edited_model e;
+        loaded l;
+        edited_open(&e, models[i]);
+        edited_drop(&e, "model.embed_tokens.weight");
+        edited_drop(&e, "model.layers.0.input_layernorm.weight");
+        edited_drop(&e, "model.layers.1.mlp.gate.weight");
+        assert_int_equal(load(&e, &l), SY_ERR_FORMAT);
+        if (strstr(sy_last_error(), "\"model.embed_tokens.weight\" is missing") == NULL)
+            fail_msg("%s", sy_last_error());
+        unload(&l);
+        edited_close(&e);
+    }
+}
+
 static void blocks_of_another_size_are_refused(void **state) {
     (void)state;
     edited_model e;
@@ -436,6 +654,17 @@ int main(void) {
         cmocka_unit_test(an_announced_order_of_inputs_needs_its_index),
         cmocka_unit_test(announced_zero_points_have_to_be_there),
         cmocka_unit_test(blocks_of_another_size_are_refused),
+        cmocka_unit_test(a_layout_is_told_by_packed_weights_too),
+        cmocka_unit_test(factors_are_read_from_the_file_that_they_are_in),
+        cmocka_unit_test(integers_of_8_bits_under_a_config_of_others_are_refused),
+        cmocka_unit_test(integers_of_8_bits_in_another_order_of_inputs_are_refused),
+        cmocka_unit_test(groups_of_8_bits_of_a_size_that_kernels_lack_are_refused),
+        cmocka_unit_test(other_scales_than_the_announced_blocks_are_refused),
+        cmocka_unit_test(integers_in_another_order_of_inputs_are_refused),
+        cmocka_unit_test(integers_beside_another_format_are_refused),
+        cmocka_unit_test(groups_of_a_size_that_the_scales_contradict_are_refused),
+        cmocka_unit_test(zero_points_of_8_bits_are_refused),
+        cmocka_unit_test(groups_of_8_bits_that_the_config_does_not_have_are_refused),
         cmocka_unit_test(packed_integers_of_another_shape_are_refused),
         cmocka_unit_test(a_factor_that_is_no_number_is_refused),
     };

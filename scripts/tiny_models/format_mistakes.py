@@ -34,6 +34,10 @@ def last_group_first(scales):
     return scales.view(torch.uint8).flip(1).view(scales.dtype)
 
 
+def unsigned(codes):
+    return codes.view(torch.uint8)
+
+
 def awq_in_order(name, t):
     codes, zero = (
         formats.unpacked_columns(t[f"{name}.{part}"].numpy(), range(8))
@@ -59,6 +63,14 @@ MISTAKES = {
         ),
         "scales as divisors": renamed(formats.from_fp8_block, weight_scale_inv=torch.reciprocal),
     },
+    "fp8_block_e8m0": {
+        "the first block's scale everywhere": renamed(
+            formats.from_fp8_block_e8m0, weight_scale_inv=lambda s: first(s.float())
+        ),
+        "exponents off by one": renamed(
+            formats.from_fp8_block_e8m0, weight_scale_inv=lambda s: 2 * s.float()
+        ),
+    },
     "fp8_block_mistral": {
         "the first block's scale everywhere": renamed(
             formats.from_fp8_block_mistral, weight_scale=first
@@ -71,6 +83,26 @@ MISTAKES = {
         "no scale": renamed(formats.from_fp8_tensor, weight_scale=torch.ones_like),
         "the activations' scale": lambda name, t: formats.from_fp8_tensor(name, t)
         * t[f"{name}.input_scale"],
+    },
+    "fp8_tensor_mistral": {
+        "no scale": renamed(formats.from_fp8_tensor_mistral, qscale_weight=torch.ones_like),
+        "the activations' scale": lambda name, t: formats.from_fp8_tensor_mistral(name, t)
+        * t[f"{name}.qscale_act"],
+    },
+    "fp8_stacked": {
+        "the first scale everywhere": renamed(formats.from_fp8_stacked, _scale_inv=first),
+        "the scale of the expert before": renamed(
+            formats.from_fp8_stacked, _scale_inv=lambda s: s.roll(1, 0)
+        ),
+    },
+    "mxfp4_packed": {
+        "halves of bytes exchanged": renamed(
+            formats.from_mxfp4_packed, weight_packed=halves_exchanged
+        ),
+        "exponents off by one": renamed(
+            formats.from_mxfp4_packed, weight_scale=lambda s: s + 1
+        ),
+        "groups backwards": renamed(formats.from_mxfp4_packed, weight_scale=last_group_first),
     },
     "mxfp4": {
         "halves of bytes exchanged": renamed(formats.from_mxfp4, _blocks=halves_exchanged),
@@ -96,4 +128,12 @@ MISTAKES = {
     "awq": {"columns in order": awq_in_order, "8 as the zero point": eight_as_zero},
     "gptq": {"zero points as in version 2": formats.from_gptq_v2},
     "gptq_v2": {"zero points as in version 1": formats.from_gptq},
+    "int8": {
+        "the first scale everywhere": renamed(formats.from_int8, weight_scale=first),
+        "codes without a sign": renamed(formats.from_int8, weight=unsigned),
+    },
+    "q8": {
+        "groups backwards": renamed(formats.from_q8, weight_scale=last_group_first),
+        "codes without a sign": renamed(formats.from_q8, weight=unsigned),
+    },
 }

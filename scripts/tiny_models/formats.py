@@ -60,6 +60,23 @@ def from_fp8_block(name, t):
     return codes.float() * spread(scales, codes.shape)
 
 
+# The same with powers of two as scales, stored as such (DeepSeek-V3.2's "ue8m0").
+
+
+def fp8_block_e8m0(name, w):
+    scales = torch.exp2(torch.ceil(torch.log2(block_scales(w))))
+    codes = (w / spread(scales, w.shape)).to(torch.float8_e4m3fn)
+    return {
+        f"{name}.weight": codes,
+        f"{name}.weight_scale_inv": scales.to(torch.float8_e8m0fnu),
+    }
+
+
+def from_fp8_block_e8m0(name, t):
+    codes, scales = t[f"{name}.weight"], t[f"{name}.weight_scale_inv"].float()
+    return codes.float() * spread(scales, codes.shape)
+
+
 # The same blocks as compressed-tensors has them (Mistral Large 3).
 
 BLOCK, BLOCK_SCHEME = args_scheme(
@@ -112,6 +129,49 @@ def fp8_tensor(name, w):
 
 def from_fp8_tensor(name, t):
     return t[f"{name}.weight"].float() * t[f"{name}.weight_scale"]
+
+
+# The same in Mistral's own names.
+
+
+def fp8_tensor_mistral(name, w):
+    scale = w.abs().max() / E4M3_MAX
+    return {
+        f"{name}.weight": (w / scale).to(torch.float8_e4m3fn),
+        f"{name}.qscale_weight": scale,
+        f"{name}.qscale_act": torch.tensor(3.0 / E4M3_MAX),
+    }
+
+
+def from_fp8_tensor_mistral(name, t):
+    return t[f"{name}.weight"].float() * t[f"{name}.qscale_weight"]
+
+
+# FP8 as transformers writes Mistral Small 4: matrices with one scale, in bfloat16, and experts in
+# stacks with one scale an expert.
+
+
+def fp8_stacked(name, w):
+    if w.dim() == 3:  # experts in different sizes, so that their scales differ
+        w = w * torch.tensor([1.0, 0.7, 1.6, 0.5]).repeat(len(w))[: len(w), None, None]
+    largest = w.abs().amax((-2, -1), keepdim=w.dim() == 3)
+    scale = (largest / E4M3_MAX).bfloat16()
+    codes = (w / scale.float()).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    if w.dim() == 3:
+        acts = torch.full((len(w),), 3.0 / E4M3_MAX)
+        return {name: codes, f"{name}_scale_inv": scale, f"{name}_activation_scale": acts}
+    return {
+        f"{name}.weight": codes,
+        f"{name}.weight_scale_inv": scale,
+        f"{name}.activation_scale": torch.tensor(3.0 / E4M3_MAX),
+    }
+
+
+def from_fp8_stacked(name, t):
+    codes, scale = (name, f"{name}_scale_inv")
+    if codes not in t:
+        codes, scale = (f"{name}.weight", f"{name}.weight_scale_inv")
+    return t[codes].float() * t[scale].float()
 
 
 # NVFP4: E2M1 with an E4M3 scale for 16 inputs and a float32 one for all.
@@ -197,6 +257,23 @@ def from_mxfp4(name, t):
     return convert_moe_packed_tensors(t[f"{name}_blocks"], t[f"{name}_scales"], dtype=torch.float32)
 
 
+# The same codes as compressed-tensors has them.
+
+
+def mxfp4_packed(name, w):
+    scale, _ = calculate_qparams(*grouped_range(w, 32), MXFP4)
+    state = {"weight": w.contiguous(), "weight_scale": scale}
+    out = compressor("mxfp4-pack-quantized").compress(state, MXFP4_SCHEME)
+    return {f"{name}.{k}": t for k, t in out.items()}
+
+
+def from_mxfp4_packed(name, t):
+    packed = t[f"{name}.weight_packed"].numpy()
+    codes = np.stack((packed & 15, packed >> 4), axis=-1).reshape(len(packed), -1)
+    scale = torch.exp2(t[f"{name}.weight_scale"].float() - 127).repeat_interleave(32, 1)
+    return torch.from_numpy(E2M1[codes]) * scale
+
+
 # INT4 of compressed-tensors, with and without zero points.
 
 INT4, INT4_SCHEME = args_scheme(
@@ -228,6 +305,45 @@ def int4_zeros(name, w):
 
 def from_int4_zeros(name, t):
     return from_int4(name, t, INT4_ZEROS_SCHEME)
+
+
+# INT8 of compressed-tensors, with a scale for each output in bfloat16; it makes codes of -128 too.
+
+INT8, INT8_SCHEME = args_scheme(num_bits=8, type="int", symmetric=True, strategy="channel")
+
+
+def int8(name, w):
+    half = w.bfloat16()
+    scale, zero = calculate_qparams(half.amin(-1, keepdim=True), half.amax(-1, keepdim=True), INT8)
+    state = {"weight": half, "weight_scale": scale, "weight_zero_point": zero}
+    out = compressor("int-quantized").compress(state, INT8_SCHEME)
+    return {f"{name}.{k}": t for k, t in out.items()}
+
+
+def from_int8(name, t):
+    state = {"weight": t[f"{name}.weight"], "weight_scale": t[f"{name}.weight_scale"].float()}
+    return compressor("int-quantized").decompress(state, INT8_SCHEME)["weight"]
+
+
+# q8, Switchyard's own (docs/formats.md): a bfloat16 scale for 32 inputs, the last group shorter.
+
+Q8_GROUP = 32
+
+
+def q8(name, w):
+    rows, inputs = w.shape
+    groups = np.pad(w.numpy(), ((0, 0), (0, -inputs % Q8_GROUP))).reshape(rows, -1, Q8_GROUP)
+    scale = torch.from_numpy(np.abs(groups).max(-1) / 127).bfloat16()
+    step = np.maximum(scale.float().numpy(), np.finfo(np.float32).tiny)  # groups of zeros
+    codes = np.round(groups / step[..., None]).clip(-127, 127).astype(np.int8)
+    codes = codes.reshape(rows, -1)[:, :inputs]
+    return {f"{name}.weight": torch.from_numpy(codes.copy()), f"{name}.weight_scale": scale}
+
+
+def from_q8(name, t):
+    codes = t[f"{name}.weight"].numpy().astype(np.float32)
+    scale = np.repeat(t[f"{name}.weight_scale"].float().numpy(), Q8_GROUP, axis=1)
+    return torch.from_numpy(codes * scale[:, : codes.shape[1]])
 
 
 # AWQ and GPTQ: unsigned nibbles in 32-bit words, inputs along the rows.

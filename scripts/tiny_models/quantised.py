@@ -68,7 +68,7 @@ def latent(cls, **more):
     return cls(**(families.COMMON | sizes | more))
 
 
-def grouped(moe_intermediate_size=64, intermediate_size=96):
+def grouped(moe_intermediate_size=64, intermediate_size=96, num_experts=5):
     """A small qwen3_moe with every width a multiple of 32, unless told otherwise."""
     return Qwen3MoeConfig(
         vocab_size=48,
@@ -77,7 +77,7 @@ def grouped(moe_intermediate_size=64, intermediate_size=96):
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
-        num_experts=5,
+        num_experts=num_experts,
         num_experts_per_tok=2,
         moe_intermediate_size=moe_intermediate_size,
         mlp_only_layers=[0],
@@ -121,13 +121,13 @@ EXPERTS = r"mlp\.experts\..*\.weight$"
 FFN = r"mlp\..*_proj\.weight$"
 
 
-def group_config(weights, kind, ignore=("lm_head",)):
-    """quantization_config of compressed-tensors."""
+def group_config(weights, kind, ignore=("lm_head",), inputs=None):
+    """quantization_config of compressed-tensors; inputs: how activations are quantised."""
     return {
         "config_groups": {
             "group_0": {
                 "format": kind,
-                "input_activations": None,
+                "input_activations": inputs,
                 "output_activations": None,
                 "targets": ["Linear"],
                 "weights": weights.model_dump(mode="json"),
@@ -166,6 +166,14 @@ def gptq_config(version, symmetric):
     }
 
 
+INPUTS_INT8 = {
+    "dynamic": True,
+    "num_bits": 8,
+    "observer": None,
+    "strategy": "token",
+    "symmetric": True,
+    "type": "int",
+}
 FP8_BLOCK = {
     "activation_scheme": "dynamic",
     "fmt": "e4m3",
@@ -181,6 +189,14 @@ MXFP4 = {
     ],
     "quant_method": "mxfp4",
 }
+FP8_BLOCK_E8M0 = FP8_BLOCK | {"scale_fmt": "ue8m0"}
+FP8_STACKED = {
+    "activation_scheme": "static",
+    "modules_to_not_convert": ["lm_head", "gate"],
+    "quant_method": "fp8",
+    "weight_block_size": None,
+}
+FP8_MISTRAL = {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}
 FP8_TENSOR = {"dynamic": False, "num_bits": 8, "type": "float"}
 NVFP4_MODELOPT = {"dynamic": False, "group_size": 16, "num_bits": 4, "type": "float"}
 AWQ = {
@@ -190,6 +206,13 @@ AWQ = {
     "quant_method": "awq",
     "version": "gemm",
     "zero_point": True,
+}
+
+
+Q8 = {
+    "group_size": formats.Q8_GROUP,
+    "modules_to_not_convert": ["lm_head", "model.layers.1.mlp.gate"],
+    "quant_method": "switchyard_q8",
 }
 
 
@@ -216,7 +239,7 @@ def kimi():
     )
 
 
-def mistral():
+def mistral(**more):
     """Mistral Large 3's function; no factor on the softmax, and a query temperature."""
     rope = yarn(
         10000.0,
@@ -234,6 +257,7 @@ def mistral():
         rope_parameters=rope,
         bos_token_id=1,
         eos_token_id=2,
+        **more,
     )
 
 
@@ -258,10 +282,27 @@ VARIANTS = {
         modelopt_config("FP8", FP8_TENSOR),
         published.sarvam_mla,
     ),
+    "fp8_block_e8m0": Variant(lambda: grouped(24, 136), 5, LINEAR, FP8_BLOCK_E8M0),
+    "fp8_tensor_mistral": Variant(
+        lambda: mistral(intermediate_size=24),
+        11,
+        r"(attention\.w[a-z_]*|\.w[123])\.weight$",
+        FP8_MISTRAL,
+        native=True,
+    ),
+    "fp8_stacked": Variant(
+        lambda: mistral(intermediate_size=24),
+        12,
+        r"(self_attn\..*_proj.*\.weight|mlp\..*_proj\.weight|experts\.(gate_up|down)_proj)$",
+        FP8_STACKED,
+    ),
     "mxfp4": Variant(clamped, 11, r"experts\.(gate_up|down)_proj$", MXFP4, published.gpt_oss),
     "nvfp4": Variant(grouped, 10, LINEAR, group_config(formats.NVFP4, "nvfp4-pack-quantized")),
     "nvfp4_modelopt": Variant(
         kimi, 3, FFN, modelopt_config("NVFP4", NVFP4_MODELOPT), published.deepseek_v3
+    ),
+    "mxfp4_packed": Variant(
+        grouped, 3, FFN, group_config(formats.MXFP4, "mxfp4-pack-quantized")
     ),
     "int4": Variant(
         kimi,
@@ -279,6 +320,13 @@ VARIANTS = {
     "awq": Variant(grouped, 22, LINEAR, AWQ),
     "gptq": Variant(grouped, 12, LINEAR, gptq_config("gptq", True)),
     "gptq_v2": Variant(grouped, 30, LINEAR, gptq_config("gptq_v2", False)),
+    "int8": Variant(
+        lambda: grouped(22, 34, 3),
+        8,
+        LINEAR,
+        group_config(formats.INT8, "int-quantized", inputs=INPUTS_INT8),
+    ),
+    "q8": Variant(lambda: grouped(34, 34, 3), 1, LINEAR, Q8),
 }
 
 

@@ -62,9 +62,14 @@ is the hash of seed and name (without `unhashed_prefix`); the hashes are those o
 {quantised}
 
 The codes are those of compressed-tensors {compressed} where it has the format, of torch's
-float8 casts, or of numpy (AWQ, GPTQ); see `tiny_models/formats.py`. `quantised_gptq` has the zero
-points of version 1 (less one), `quantised_gptq_v2` as they are. `quantised_fp8_block_mistral` has
-the layout of Mistral Large 3: `params.json` and Mistral's own names.
+float8 casts, or of numpy (AWQ, GPTQ, q8); see `tiny_models/formats.py`. That AWQ and GPTQ are
+packed as AutoAWQ and AutoGPTQ pack them, bit for bit, `tiny_models/compare_packers.py` shows; what
+those packed is `../packed_by_tools.json`. `quantised_gptq` has the zero points of version 1 (less
+one), `quantised_gptq_v2` as they are. `quantised_fp8_block_mistral` has the layout of Mistral
+Large 3, `quantised_fp8_tensor_mistral` that of Mistral Small 4: `params.json` and Mistral's own
+names. `quantised_fp8_stacked` is the latter in transformers' names, experts in stacks.
+`quantised_int8` announces 8-bit activations too, which are not part of what is expected;
+`quantised_q8` is docs/formats.md's format, encoded and decoded apart from the runtime.
 
 ## Expected data
 
