@@ -214,3 +214,19 @@ sy_json_get_string(const json_t *object, const char *where, const char *key, con
     *out = json_string_value(value);
     return SY_OK;
 }
+
+bool sy_text_has_control(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (c < 0x20 || c == 0x7f) return true;
+        if (c == 0xc2 && i + 1 < n && (unsigned char)text[i + 1] < 0xa0) return true;
+        if (c == 0xe2 && i + 2 < n && (unsigned char)text[i + 1] == 0x80 &&
+            ((unsigned char)text[i + 2] | 1) == 0xa9)
+            return true;
+    }
+    return false;
+}
+
+const char *sy_text_shown(const char *text) {
+    return sy_text_has_control(text, strlen(text)) ? "control characters" : text;
+}

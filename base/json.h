@@ -36,6 +36,12 @@ sy_status sy_json_load(const char *path, uint64_t max_bytes, json_t **out);
 /* True if text[0..size) is strict UTF-8 (no overlong forms, no surrogates, up to U+10FFFF). */
 bool sy_utf8_valid(const char *text, size_t size);
 
+/* Whether a text holds what would garble a line of a terminal: C0, DEL, C1 (C2 80..9F) and the
+ * separators U+2028, U+2029. */
+bool sy_text_has_control(const char *text, size_t size);
+/* A file's text for an error's: itself, or words instead of one with control characters. */
+const char *sy_text_shown(const char *text);
+
 /* Typed members of an object. An absent or null member leaves *out untouched and is SY_OK, so
  * set the default first; a member of another type is an error naming `where`.key, what was
  * expected and what was found. Booleans are never numbers. */

@@ -293,6 +293,31 @@ done:
     return st;
 }
 
+sy_status sy_comm_create_planned(int rank, int size, int ranks_per_host, sy_comm **out) {
+    sy_status st = SY_OK;
+    const sy_comm_options options = {.threads_per_rank = 1};
+    sy_comm *comm = NULL;
+    *out = NULL;
+    if (size < 1 || rank < 0 || rank >= size || ranks_per_host < 1)
+        SY_FAIL(SY_ERR_INTERNAL, "planned rank %d of %d, %d to a host", rank, size,
+                ranks_per_host);
+    SY_TRY(new_comm(&options, &comm));
+    comm->rank = rank;
+    comm->size = size;
+    SY_TRY(sy_mem_alloc(&comm->host, (uint64_t)size * sizeof *comm->host, "host table"));
+    SY_TRY(sy_mem_alloc(&comm->host_name, (uint64_t)size * NAME_MAX_BYTES, "host names"));
+    for (int r = 0; r < size; r++) {
+        comm->host[r] = r / ranks_per_host;
+        snprintf(comm->host_name[r], NAME_MAX_BYTES, "planned%d", comm->host[r]);
+    }
+    comm->n_hosts = (int)sy_ceil_div(size, ranks_per_host);
+    *out = comm;
+    comm = NULL;
+done:
+    sy_comm_destroy(comm);
+    return st;
+}
+
 sy_status sy_comm_create_first(sy_comm *comm, int n, sy_comm **out) {
     sy_status st = SY_OK;
     sy_comm *first = NULL;

@@ -33,6 +33,9 @@ sy_status sy_comm_create(const sy_comm_options *options, sy_comm **out);
 /* Collective over comm, 1 <= n <= its size: a communicator of ranks 0 .. n - 1, as if the others
  * had never been started; NULL on those. Destroyed before comm. */
 sy_status sy_comm_create_first(sy_comm *comm, int n, sy_comm **out);
+/* Local, never touches MPI: what rank `rank` of `size` would see on hosts of `ranks_per_host`
+ * ranks each, for asking what it would need. No call below that is collective may be made. */
+sy_status sy_comm_create_planned(int rank, int size, int ranks_per_host, sy_comm **out);
 /* Collective on success paths; ends MPI. NULL is fine. */
 void sy_comm_destroy(sy_comm *comm);
 /* Ends MPI for all ranks after an error that the others may not know of; does not return. */

@@ -13,6 +13,7 @@ static sy_status create_parts(sy_exchange *ex) {
     SY_TRY(sy_mem_alloc(&ex->chunk, ranks * sizeof *ex->chunk, "exchange tables"));
     SY_TRY(sy_mem_alloc(&ex->header, ranks * sizeof *ex->header, "exchange tables"));
     SY_TRY(sy_mem_alloc(&ex->list, ranks * sizeof *ex->list, "exchange tables"));
+    SY_TRY(sy_mem_alloc(&ex->peer, ranks * sizeof *ex->peer, "exchange tables"));
     SY_TRY(ex->form->create(ex));
 done:
     return st;
@@ -60,16 +61,13 @@ void sy_exchange_destroy(sy_exchange *ex) {
     uint64_t ranks = (uint64_t)sy_comm_size(ex->comm);
     sy_link_destroy(ex->link); /* first: MPI may still read staging until its sends are done */
     ex->form->destroy(ex);
+    sy_mem_free(ex->peer, ranks * sizeof *ex->peer);
     sy_mem_free(ex->list, ranks * sizeof *ex->list);
     sy_mem_free(ex->header, ranks * sizeof *ex->header);
     sy_mem_free(ex->chunk, ranks * sizeof *ex->chunk);
     sy_arrivals_destroy(&ex->arrivals);
     sy_plan_destroy(&ex->plan);
     sy_mem_free(ex, sizeof *ex);
-}
-
-void sy_exchange_get_stats(const sy_exchange *ex, sy_exchange_stats *out) {
-    *out = ex->stats;
 }
 
 static sy_status enter(sy_exchange *ex, sy_exchange_phase expected, const char *call) {

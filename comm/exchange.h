@@ -96,6 +96,23 @@ typedef struct sy_exchange_stats {
 } sy_exchange_stats;
 void sy_exchange_get_stats(const sy_exchange *ex, sy_exchange_stats *out);
 
+/* The same between this rank and one other, in both directions: what one rank sent is what the
+ * other received. Rows of dispatch are tokens, rows of combine are sums. Of this rank to itself: the
+ * rows that stayed, and no bytes. */
+typedef struct sy_traffic {
+    uint64_t rows, bytes;
+} sy_traffic;
+typedef struct sy_exchange_peer {
+    sy_traffic dispatch_sent, dispatch_received;
+    sy_traffic combine_sent, combine_received;
+} sy_exchange_peer;
+/* [R]; borrowed, and counts on. */
+const sy_exchange_peer *sy_exchange_peers(const sy_exchange *ex);
+
+/* When (sy_now_ns) the last dispatch_end or combine_end had waited for all other ranks: before that
+ * it did nothing else, after it only its own work. 0: not known, since a device waits later. */
+int64_t sy_exchange_waited_until(const sy_exchange *ex);
+
 /* The rest is for devices. Local, between rounds: the next rounds are fixed ones of `capacity`
  * rows on every rank, dispatch_begin's n_rows being that; 0: sparse. Equal on all ranks. Only for
  * SY_COMBINE_EXACT, or with one rank. Rounds of one capacity are always given the same x, expert

@@ -138,17 +138,16 @@ static sy_status exchange_tokens(sy_exchange *ex) {
     char *arrived = f->arrived;
     ex->chunk[me] = ex->in.x;
     for (int r = 0; r < size; r++) {
-        if (r == me) continue;
         uint64_t tokens = (uint64_t)(ex->plan.token_first[r + 1] - ex->plan.token_first[r]);
         uint64_t pairs = (uint64_t)(ex->plan.pair_first[r + 1] - ex->plan.pair_first[r]);
+        sy_exchange_count_dispatch(ex, r, tokens, pairs);
+        if (r == me) continue;
         uint64_t in = (uint64_t)ex->header[r].n_rows * ex->size.row; /* checked: <= T rows */
         uint64_t out = tokens * ex->size.row;
         f->part[n++] = (sy_device_wire_part){r, send, out, arrived, in};
         ex->chunk[r] = arrived;
         send += out;
         arrived += in;
-        ex->stats.tokens_sent += tokens;
-        sy_exchange_count_bytes(ex, r, out + pairs * sizeof(sy_pair));
     }
     return n == 0 ? SY_OK : f->wire->ops->exchange(f->wire, n, f->part);
 }
@@ -158,7 +157,7 @@ static sy_status dispatch_end(sy_exchange *ex, sy_expert_rows *rows, sy_stream *
     struct sy_device_form *f = ex->device;
     sy_arrivals *a = &ex->arrivals;
     if (f->capacity > 0) return sy_fixed_dispatch_end(ex, rows, s);
-    SY_TRY(sy_link_wait(ex->link, SY_CHANNEL_DISPATCH));
+    SY_TRY(sy_exchange_wait(ex, SY_CHANNEL_DISPATCH));
     SY_TRY(sy_exchange_open_heads(ex, false));
     SY_TRY(sy_arrivals_build(a, ex->in.placement, sy_comm_rank(ex->comm), ex->list));
     SY_TRY(exchange_tokens(ex));
@@ -181,13 +180,13 @@ static sy_status exchange_sums(sy_exchange *ex) {
     for (int r = 0; r < size; r++) {
         float *sums = f->sums + a->source_first[r] * ex->shape.hidden;
         ex->chunk[r] = r == me ? sums : home;
-        if (r == me) continue;
         uint64_t rows = (uint64_t)(a->source_first[r + 1] - a->source_first[r]);
+        sy_exchange_count_return(ex, r, rows);
+        sy_exchange_count_home(ex, r, (uint64_t)ex->plan.n_segments[r]);
+        if (r == me) continue;
         uint64_t in = (uint64_t)ex->plan.n_segments[r] * ex->size.result;
         f->part[n++] = (sy_device_wire_part){r, sums, rows * ex->size.result, home, in};
         home += ex->plan.n_segments[r] * ex->shape.hidden;
-        ex->stats.rows_returned += rows;
-        sy_exchange_count_bytes(ex, r, rows * ex->size.result);
     }
     return n == 0 ? SY_OK : f->wire->ops->exchange(f->wire, n, f->part);
 }
@@ -228,7 +227,8 @@ static sy_status combine_end(sy_exchange *ex, const float *shared, float *x, sy_
                        .out = x,
                        .accumulate = true};
     if (job.n_rows > 0) SY_TRY(ex->be->ops->unpack(ex->be, &job, s));
-    SY_TRY(sy_link_wait(ex->link, SY_CHANNEL_COMBINE));
+    SY_TRY(sy_link_wait(ex->link, SY_CHANNEL_COMBINE)); /* of heads: rows are the device's */
+    ex->waited_until = 0;
     SY_TRY(sy_link_release(ex->link, SY_CHANNEL_COMBINE));
     ex->stats.rounds++;
 done:
@@ -292,17 +292,9 @@ void sy_device_form_set_capacity(sy_exchange *ex, int64_t capacity) {
 
 void sy_device_form_count(sy_exchange *ex, int64_t capacity, int64_t step) {
     struct sy_device_form *f = ex->device;
-    int me = sy_comm_rank(ex->comm), size = sy_comm_size(ex->comm);
     if (capacity < 1 || capacity > ex->shape.max_capacity) return;
     uint64_t rounds = (uint64_t)f->call[capacity].rounds, rows = (uint64_t)capacity;
-    uint64_t dispatched = rows * (ex->size.row + (uint64_t)ex->shape.top_k * 8);
-    uint64_t returned = rows * (uint64_t)ex->size.segments;
     ex->stats.rounds += rounds;
-    for (int r = 0; r < size; r++) {
-        if (r == me) continue;
-        ex->stats.tokens_sent += rounds * rows;
-        ex->stats.rows_returned += rounds * returned;
-        sy_exchange_count_bytes(ex, r, rounds * (dispatched + returned * ex->size.result));
-    }
+    sy_exchange_count_fixed_round(ex, rounds, rows, rows * (uint64_t)ex->size.segments);
     if (f->wire != NULL) f->wire->steps = step + 1;
 }

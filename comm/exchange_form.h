@@ -59,6 +59,8 @@ struct sy_exchange {
 
     sy_exchange_input in; /* of the current round */
     sy_exchange_stats stats;
+    sy_exchange_peer *peer; /* [R] */
+    int64_t waited_until;
 
     struct sy_host_form *host; /* one of the two */
     struct sy_device_form *device;
@@ -70,8 +72,19 @@ uint64_t sy_exchange_write_head(const sy_exchange *ex, int rank, bool renumbered
 /* Opens what each rank sent: fills header, list and, as far as the rows are at hand, chunk; checks
  * that all run one plan. rows_follow: a message not read in place has its rows behind the pairs. */
 sy_status sy_exchange_open_heads(sy_exchange *ex, bool rows_follow);
-/* Counts bytes that go to a rank. */
-void sy_exchange_count_bytes(sy_exchange *ex, int peer, uint64_t bytes);
+/* Count what went to a rank (dispatch, return) or came from it (arrival, home): tokens with their
+ * pairs, or sums. `peer` may be this rank, whose rows do not travel. */
+void sy_exchange_count_dispatch(sy_exchange *ex, int peer, uint64_t tokens, uint64_t pairs);
+void sy_exchange_count_arrival(sy_exchange *ex, int peer, uint64_t tokens, uint64_t pairs);
+void sy_exchange_count_return(sy_exchange *ex, int peer, uint64_t rows);
+void sy_exchange_count_home(sy_exchange *ex, int peer, uint64_t rows);
+/* Fixed rounds: in each every rank showed `tokens` rows to all and returned `results` sums to all. */
+void sy_exchange_count_fixed_round(sy_exchange *ex,
+                                   uint64_t rounds,
+                                   uint64_t tokens,
+                                   uint64_t results);
+/* Waits until all peers' messages of a channel are here. */
+sy_status sy_exchange_wait(sy_exchange *ex, sy_channel channel);
 
 /* sy_exchange_create over a given wire (comm/device_wire.h), which the exchange then owns; NULL:
  * the one for devices is opened where needed. Tests pass their own. */

@@ -1,16 +1,7 @@
-/* The heads of dispatch messages: which pairs go to whom, alike in both forms. */
+/* What both forms share: the heads of dispatch messages, which say which pairs go to whom. */
 #include <string.h>
 
 #include "comm/exchange_form.h"
-
-void sy_exchange_count_bytes(sy_exchange *ex, int peer, uint64_t bytes) {
-    int me = sy_comm_rank(ex->comm);
-    if (peer == me) return;
-    if (sy_comm_host(ex->comm, peer) == sy_comm_host(ex->comm, me))
-        ex->stats.bytes_in_host += bytes;
-    else
-        ex->stats.bytes_between_hosts += bytes;
-}
 
 uint64_t sy_exchange_write_head(const sy_exchange *ex, int rank, bool renumbered, char *at) {
     const sy_plan *plan = &ex->plan;
@@ -22,7 +13,8 @@ uint64_t sy_exchange_write_head(const sy_exchange *ex, int rank, bool renumbered
                                  .step_hash = ex->in.step_hash,
                                  .n_rows = renumbered ? n_tokens : plan->n_rows,
                                  .n_pairs = n,
-                                 .n_segments = plan->n_segments[rank]};
+                                 .n_segments = plan->n_segments[rank],
+                                 .n_tokens = n_tokens};
     sy_pair *pair = (sy_pair *)(void *)(at + sizeof header);
     memcpy(at, &header, sizeof header);
     if (n > 0) memcpy(pair, plan->pair + first, (size_t)n * sizeof *pair);
@@ -55,6 +47,7 @@ sy_status sy_exchange_open_heads(sy_exchange *ex, bool rows_follow) {
                                      .n_segments = h->n_segments};
         /* In place the rows lie at the start of the block; packed, behind the pairs. */
         ex->chunk[r] = packed ? data + sy_message_head_bytes((uint64_t)h->n_pairs) : m.block;
+        sy_exchange_count_arrival(ex, r, (uint64_t)h->n_tokens, (uint64_t)h->n_pairs);
     }
     SY_TRY(sy_message_check_plans(ex->header, size, me));
 done:

@@ -78,15 +78,14 @@ static sy_status send_tokens(sy_exchange *ex, sy_stream *s) {
         uint64_t row_bytes = 0, head = sy_exchange_write_head(ex, r, packed, message);
         if (packed) SY_TRY(pack_tokens(ex, r, message + head, &row_bytes, s));
         *at += head + row_bytes;
+        sy_exchange_count_dispatch(
+            ex, r, (uint64_t)(ex->plan.token_first[r + 1] - ex->plan.token_first[r]),
+            (uint64_t)(ex->plan.pair_first[r + 1] - ex->plan.pair_first[r]));
         if (r == me) {
             ex->own = (sy_link_message){.data = message, .bytes = head, .block = ex->in.x};
             continue;
         }
         SY_TRY(sy_link_send(ex->link, SY_CHANNEL_DISPATCH, r, message, head + row_bytes));
-        uint64_t tokens = (uint64_t)(ex->plan.token_first[r + 1] - ex->plan.token_first[r]);
-        uint64_t pairs = (uint64_t)(ex->plan.pair_first[r + 1] - ex->plan.pair_first[r]);
-        ex->stats.tokens_sent += tokens;
-        sy_exchange_count_bytes(ex, r, tokens * ex->size.row + pairs * sizeof(sy_pair));
     }
 done:
     return st;
@@ -105,7 +104,7 @@ done:
 static sy_status dispatch_end(sy_exchange *ex, sy_expert_rows *rows, sy_stream *s) {
     sy_status st = SY_OK;
     sy_arrivals *a = &ex->arrivals;
-    SY_TRY(sy_link_wait(ex->link, SY_CHANNEL_DISPATCH));
+    SY_TRY(sy_exchange_wait(ex, SY_CHANNEL_DISPATCH));
     SY_TRY(sy_exchange_open_heads(ex, true));
     SY_TRY(sy_arrivals_build(a, ex->in.placement, sy_comm_rank(ex->comm), ex->list));
     SY_TRY(ex->be->ops->pack_rows(ex->be, a->n_pairs, (int64_t)ex->size.row, a->ref, ex->chunk,
@@ -143,14 +142,14 @@ static sy_status combine_begin(sy_exchange *ex, const float *y, sy_stream *s) {
                        .out = bf16 ? ex->host->sums : (float *)(void *)block};
     SY_TRY(ex->be->ops->unpack(ex->be, &job, s));
     if (bf16) narrow(ex->host->sums, job.n_rows * job.width, (uint16_t *)(void *)block);
-    for (int i = 1; i < size; i++) {
+    for (int i = 0; i < size; i++) {
         int r = (me + i) % size;
         uint64_t first = (uint64_t)a->source_first[r];
         uint64_t n = (uint64_t)a->source_first[r + 1] - first;
+        sy_exchange_count_return(ex, r, n);
+        if (r == me) continue;
         SY_TRY(sy_link_send(ex->link, SY_CHANNEL_COMBINE, r, block + first * ex->size.result,
                             n * ex->size.result));
-        ex->stats.rows_returned += n;
-        sy_exchange_count_bytes(ex, r, n * ex->size.result);
     }
 done:
     return st;
@@ -173,6 +172,7 @@ static sy_status open_results(sy_exchange *ex) {
                     (unsigned long long)m.bytes, (long long)n,
                     (unsigned long long)ex->size.result);
         ex->chunk[r] = m.data;
+        sy_exchange_count_home(ex, r, (uint64_t)n);
         if (ex->shape.combine != SY_COMBINE_REDUCED_BF16) continue;
         widen(m.data, n * ex->shape.hidden, returned);
         ex->chunk[r] = returned;
@@ -184,7 +184,7 @@ done:
 
 static sy_status combine_end(sy_exchange *ex, const float *shared, float *x, sy_stream *s) {
     sy_status st = SY_OK;
-    SY_TRY(sy_link_wait(ex->link, SY_CHANNEL_COMBINE));
+    SY_TRY(sy_exchange_wait(ex, SY_CHANNEL_COMBINE));
     SY_TRY(open_results(ex));
     sy_tree_job job = {.n_rows = ex->plan.n_rows,
                        .width = ex->shape.hidden,

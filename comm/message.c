@@ -23,6 +23,10 @@ sy_status sy_message_open(const sy_message_limits *limits,
                        "rank %d sent %lld rows and %lld pairs, at most %lld and %lld", source,
                        (long long)out->n_rows, (long long)out->n_pairs,
                        (long long)limits->max_rows, (long long)limits->max_pairs);
+    if (out->n_tokens < 0 || out->n_tokens > out->n_rows || out->n_tokens > out->n_pairs)
+        return sy_fail(SY_ERR_COMM, "rank %d sent %lld rows and %lld pairs of %lld tokens",
+                       source, (long long)out->n_rows, (long long)out->n_pairs,
+                       (long long)out->n_tokens);
     uint64_t expected = sy_message_head_bytes((uint64_t)out->n_pairs);
     if (packed) {
         uint64_t rows = (uint64_t)out->n_rows * limits->row_bytes;

@@ -23,7 +23,8 @@ typedef struct sy_dispatch_header {
     int64_t n_rows;     /* rows that the pairs may point to */
     int64_t n_pairs;
     int64_t n_segments; /* rows that are to come home */
-    uint64_t reserved[2];
+    int64_t n_tokens;   /* different rows among those of the pairs */
+    uint64_t reserved;
 } sy_dispatch_header;
 _Static_assert(sizeof(sy_dispatch_header) == SY_MESSAGE_UNIT, "pairs follow on a cache line");
 _Static_assert(sizeof(sy_pair) == 16, "four pairs to a cache line");

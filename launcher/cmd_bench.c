@@ -13,6 +13,7 @@
 #include "launcher/device.h"
 #include "launcher/exchange_table.h"
 #include "launcher/output.h"
+#include "launcher/profiling.h"
 #include "launcher/session.h"
 #include "kernels/probe.h"
 
@@ -85,7 +86,8 @@ static sy_status open_engine(bench *b) {
                               .per_rank = (int)per_rank,
                               .chunk = sy_max(b->options->chunk, per_rank),
                               .max_outputs = per_rank,
-                              .ignore_eos = true};
+                              .ignore_eos = true,
+                              .profile = sy_profiling_wish(b->options)};
     SY_TRY(sy_session_engine(b->session, wish));
 done:
     return st;
@@ -158,27 +160,26 @@ done:
     return st;
 }
 
-static int64_t matrix_weights(const sy_matrix *m) {
-    return m->data == NULL ? 0 : m->parts * m->n * m->k;
-}
-
-static int64_t matrix_bytes(const sy_matrix *m) {
-    return matrix_weights(m) * sy_dtype_bits(m->dtype) / 8;
+/* Codes, scales and padding, as they lie in memory. */
+static int64_t matrix_bytes(sy_backend *be, const sy_matrix *m) {
+    return m->data == NULL ? 0 : (int64_t)be->ops->matrix_bytes(be, m);
 }
 
 /* Weights that a decode step reads whatever the routing, per rank, and of one expert. */
-static void count_reads(const sy_weights *w, int n_layers, int64_t *fixed, int64_t *expert) {
-    *fixed = matrix_bytes(&w->lm_head);
+static void count_reads(const sy_session *s, int64_t *fixed, int64_t *expert) {
+    sy_backend *be = s->be;
+    *fixed = matrix_bytes(be, &s->weights->lm_head);
     *expert = 0;
-    for (int l = 0; l < n_layers; l++) {
-        const sy_layer_weights *layer = &w->layer[l];
-        const sy_matrix *const m[] = {&layer->q,       &layer->k,      &layer->v,
-                                      &layer->o,       &layer->router, &layer->ffn_gate_up,
-                                      &layer->ffn_down};
+    for (int l = 0; l < s->spec->n_layers; l++) {
+        const sy_layer_weights *w = &s->weights->layer[l];
+        const sy_matrix *const m[] = {&w->q, &w->k,      &w->v,           &w->q_a,     &w->kv_a,
+                                      &w->o, &w->router, &w->ffn_gate_up, &w->ffn_down};
         for (size_t i = 0; i < sizeof m / sizeof m[0]; i++)
-            *fixed += matrix_bytes(m[i]);
-        if (layer->n_slots > 0)
-            *expert = matrix_bytes(&layer->gate_up[0]) + matrix_bytes(&layer->down[0]);
+            *fixed += matrix_bytes(be, m[i]);
+        for (int h = 0; w->k_up != NULL && h < s->spec->layer[l].attn.heads; h++)
+            *fixed += matrix_bytes(be, &w->k_up[h]) + matrix_bytes(be, &w->v_up[h]);
+        if (w->n_slots > 0)
+            *expert = matrix_bytes(be, &w->gate_up[0]) + matrix_bytes(be, &w->down[0]);
     }
 }
 
@@ -193,7 +194,7 @@ static sy_status bytes_per_step(bench *b, uint64_t steps, double *out) {
         st = sy_fail(SY_ERR_MEMORY, "no memory for the counts");
     SY_TRY(sy_comm_agree(s->comm, st));
     SY_TRY(sy_comm_gather(s->comm, &runner->loads->experts_read, sizeof *all, all, 0));
-    count_reads(s->weights, s->spec->n_layers, &fixed, &expert);
+    count_reads(s, &fixed, &expert);
     *out = (double)fixed * (double)sy_min(s->n_ranks, b->row.n_batch);
     for (int r = 0; r < s->n_ranks && s->rank == 0; r++)
         *out += (double)all[r] / (double)steps * (double)expert;
@@ -248,6 +249,9 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
     sy_session *s = b->session;
     sy_bench_row *row = &b->row;
     int reps = b->options->repetitions;
+    char label[64];
+    snprintf(label, sizeof label, "%s%" PRId64 " b%" PRId64, kind == PREFILL ? "pp" : "tg", n,
+             n_batch);
     *row = (sy_bench_row){.n_batch = n_batch,
                           .n_tokens = n,
                           .is_prefill = kind == PREFILL,
@@ -260,6 +264,7 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
         double bound[PROBES], bytes;
         SY_TRY(probe(b, bound));
         sy_loads_reset(sy_engine_runner(s->engine)->loads);
+        if (i >= 0) SY_TRY(sy_profiling_begin(s, label));
         if (kind == PREFILL)
             SY_TRY(run_once(b, n_batch, n, 1, &stats));
         else
@@ -269,6 +274,7 @@ static sy_status run_test(bench *b, test_kind kind, int64_t n_batch, int64_t n) 
         if (stats.interrupted) SY_FAIL(SY_ERR_INTERRUPTED, "interrupted");
         SY_TRY(bytes_per_step(b, stats.steps, &bytes));
         if (i < 0) continue;
+        SY_TRY(sy_profiling_collect(s));
         if (kind == PREFILL)
             record_prefill(b, &stats, bound[FLOPS], i);
         else
@@ -307,14 +313,21 @@ sy_status sy_cmd_bench(const sy_options *options) {
     SY_TRY(sy_session_open(options, &session));
     if (!options->bench_exchange && options->model == NULL)
         SY_FAIL(SY_ERR_USAGE, "bench needs a MODEL, or --exchange");
+    if (options->bench_exchange && options->placement != NULL)
+        SY_FAIL(SY_ERR_USAGE, "bench --exchange takes no --placement: it has contiguous experts");
+    if (options->bench_exchange && options->profile_dir != NULL)
+        SY_FAIL(SY_ERR_USAGE, "bench --exchange takes no --profile: no model runs");
     if (options->bench_exchange) {
         SY_TRY(sy_exchange_table(&session));
         goto done;
     }
     SY_TRY(sy_session_model(&session));
     SY_TRY(sy_comm_agree(session.comm, parse_lists(&b)));
+    if (session.rank == 0) st = sy_profiling_prepare(options);
+    SY_TRY(sy_comm_agree(session.comm, st));
     SY_TRY(open_engine(&b));
     SY_TRY(run_all(&b));
+    SY_TRY(sy_profiling_finish(&session));
 done:
     free(b.prompt);
     free(b.gen);

@@ -215,6 +215,7 @@ static sy_status open_reference(evaluation *e) {
     sy_session *r = &e->reference;
     e->reference_options = *e->options;
     e->reference_options.model = e->options->against;
+    e->reference_options.placement = NULL; /* it is for the model that is judged */
     *r = (sy_session){.options = &e->reference_options,
                       .comm = m->comm,
                       .rank = m->rank,

@@ -9,7 +9,7 @@ const char sy_inspect_help[] =
     "Reads config.json (or Mistral's params.json) and the headers of the weight files, no\n"
     "weights. MODEL may also be such a file alone, or a directory without weights; then bytes\n"
     "follow from shapes and the published precision. Bytes per rank are those of the rank's\n"
-    "experts, dealt out contiguously, and of all other weights, as stored.\n"
+    "experts, dealt out contiguously or by --placement, and of all other weights, as stored.\n"
     "\n"
     "--json prints one object:\n"
     "  family, hidden, vocab, max_position, tied\n"
@@ -41,7 +41,7 @@ const char sy_inspect_help[] =
 
 sy_status sy_cmd_inspect(const sy_options *options) {
     sy_model_facts *facts = NULL;
-    sy_status st = sy_inspect(options->model, options->ranks, &facts);
+    sy_status st = sy_inspect(options->model, options->ranks, options->placement, &facts);
     if (st == SY_OK)
         st = options->json ? sy_inspect_print_json(facts) : sy_inspect_print_text(facts);
     if (st == SY_OK) st = sy_out_flush();

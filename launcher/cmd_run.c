@@ -16,6 +16,7 @@
 #include "launcher/answer.h"
 #include "launcher/commands.h"
 #include "launcher/output.h"
+#include "launcher/profiling.h"
 #include "launcher/prompts.h"
 #include "launcher/session.h"
 
@@ -110,9 +111,10 @@ static sy_status prepare(run *r, int64_t *context) {
                                      .max_tokens = r->options->max_tokens,
                                      .sampling = sampling_of(r, i)};
         r->state[i].answer = (sy_answer){.tokenizer = s->tokenizer,
-                                         .stop = r->options->stop,
-                                         .n_stops = r->options->n_stops};
+                                         .stop = r->options->stop.text,
+                                         .n_stops = r->options->stop.n};
     }
+    SY_TRY(sy_profiling_prepare(r->options)); /* last: what is refused leaves no directory */
 done:
     return st;
 }
@@ -305,7 +307,8 @@ static sy_engine_options engine_wish(const run *r, const run_shape *shape) {
                                .max_pages = per_rank * sy_kv_pages(shape->context),
                                .per_rank = (int)per_rank,
                                .chunk = sy_max(r->options->chunk, per_rank),
-                               .max_outputs = per_rank};
+                               .max_outputs = per_rank,
+                               .profile = sy_profiling_wish(r->options)};
 }
 
 sy_status sy_cmd_run(const sy_options *options) {
@@ -326,12 +329,15 @@ sy_status sy_cmd_run(const sy_options *options) {
     SY_TRY(sy_comm_broadcast(session.comm, &shape, sizeof shape, 0));
     SY_TRY(sy_session_engine(&session, engine_wish(&r, &shape)));
 
+    SY_TRY(sy_profiling_begin(&session, "run"));
     r.begin = sy_now();
     SY_TRY(sy_session_step(
         &session, sy_engine_generate(session.engine, r.request, r.prompts.n, &events, &stats)));
     if (session.rank == 0) end = conclude(&r, &stats);
     SY_TRY(sy_comm_agree(session.comm, end == SY_ERR_INTERRUPTED ? SY_OK : end));
     SY_TRY(summarise(&r, &stats));
+    SY_TRY(sy_profiling_collect(&session));
+    SY_TRY(sy_profiling_finish(&session));
     SY_TRY(sy_comm_agree(session.comm, end));
 done:
     for (int i = 0; r.state != NULL && i < r.prompts.n; i++)

@@ -1,5 +1,10 @@
 #include "launcher/commands.h"
 #include "launcher/cmd_inspect.h"
+#include "launcher/cmd_plan.h"
+#include "launcher/cmd_place.h"
+#include "launcher/cmd_report.h"
+#include "launcher/cmd_topo.h"
+#include "launcher/cmd_plan.h"
 
 #include <stddef.h>
 
@@ -58,6 +63,32 @@ const sy_command sy_commands[] = {
      .needs_model = true,
      .parallel = false,
      .main = sy_cmd_inspect},
+    {.name = "plan",
+     .synopsis = "MODEL --cluster CLUSTER [options]",
+     .summary = "does a model fit, and how fast would it be; reads only its config",
+     .text = sy_plan_help,
+     .needs_model = false,
+     .parallel = false,
+     .main = sy_cmd_plan},
+    {.name = "calibrate",
+     .synopsis = "[-n N] [--out FILE] [options]",
+     .summary = "measure this machine's constants, as a cluster description for plan",
+     .text =
+         "Runs small made-up models and the exchange on the given ranks, all at the same time,\n"
+         "in under a minute on an idle machine, and writes what they reach as a cluster file\n"
+         "(docs/plan.md): read bandwidth by threads, shares of it and of the multiply rate by\n"
+         "format of weights, attention, overhead of a layer, and the exchange's latency and\n"
+         "bandwidth. Then: plan CONFIG --cluster FILE. CPU ranks only.",
+     .takes_nothing = true,
+     .parallel = true,
+     .main = sy_cmd_calibrate},
+    {.name = "place",
+     .synopsis = "LOADS.json [LOADS2.json ..] [options]",
+     .summary = "from expert loads to a placement of the experts",
+     .text = sy_place_help,
+     .takes_files = true,
+     .parallel = false,
+     .main = sy_cmd_place},
     {.name = "convert",
      .synopsis = "MODEL OUT --to FORMAT [options]",
      .summary = "write a checkpoint in another precision",
@@ -102,5 +133,38 @@ const sy_command sy_commands[] = {
      .needs_model = true,
      .parallel = true,
      .main = sy_cmd_eval},
+    {.name = "profile",
+     .synopsis = "MODEL --text FILE | --prompts FILE | --label NAME=FILE .. [options]",
+     .summary = "which experts a text takes, how even the load is, where the time goes",
+     .text =
+         "A text is cut into windows of --ctx tokens, which are spread over the ranks. With\n"
+         "--prompts the model answers each prompt with up to --max-tokens tokens.\n"
+         "\n"
+         "A line of the table is a layer: its experts from number 0 on, the darker the more\n"
+         "tokens, and how even the load is. max/mean is 1 and (max-mean)/mean is 0 where all\n"
+         "have the same. In brackets: what a router that chooses at random would have given for\n"
+         "as many tokens.\n"
+         "\n"
+         "--out writes report.html to read, loads.json (input of a placement), loads.csv,\n"
+         "trace.json (for Perfetto) and profile.json. docs/profile.md describes them; --json\n"
+         "prints profile.json.",
+     .needs_model = true,
+     .parallel = true,
+     .main = sy_cmd_profile},
+    {.name = "report",
+     .synopsis = "DIR [DIR2 ..] [options]",
+     .summary = "a profile as a page to read, made anew from its files",
+     .text = sy_report_help,
+     .takes_files = true,
+     .parallel = false,
+     .main = sy_cmd_report},
+    {.name = "topo",
+     .synopsis = "[options]",
+     .summary = "what is here: devices, network, cores; how ranks are bound to them",
+     .text = sy_topo_help,
+     .takes_nothing = true,
+     .parallel = true,
+     .no_engine = true,
+     .main = sy_cmd_topo},
     {.name = NULL},
 };

@@ -11,5 +11,11 @@ sy_status sy_cmd_tokenize(const sy_options *options);
 sy_status sy_cmd_inspect(const sy_options *options);
 sy_status sy_cmd_convert(const sy_options *options);
 sy_status sy_cmd_eval(const sy_options *options);
+sy_status sy_cmd_plan(const sy_options *options);
+sy_status sy_cmd_calibrate(const sy_options *options);
+sy_status sy_cmd_place(const sy_options *options);
+sy_status sy_cmd_topo(const sy_options *options);
+sy_status sy_cmd_profile(const sy_options *options);
+sy_status sy_cmd_report(const sy_options *options);
 
 #endif

@@ -150,6 +150,15 @@ done:
     return st;
 }
 
+static sy_status
+open_cpu(const sy_options *options, sy_comm *comm, sy_pool *pool, sy_backend **out) {
+    sy_status st = SY_OK;
+    SY_TRY(sy_comm_agree(comm, sy_cpu_open(activations(options), pool, options->isa, out)));
+    sy_cpu_set_fast(*out, strcmp(options->numerics, "exact") != 0);
+done:
+    return st;
+}
+
 /* Whether to use CUDA; a function of what all ranks know. */
 static sy_status
 decide(const sy_options *options, sy_comm *comm, const offer *offers, bool *cuda) {
@@ -182,7 +191,7 @@ sy_device_open(const sy_options *options, sy_comm *comm, sy_pool *pool, sy_backe
     if (cuda)
         SY_TRY(open_on_device(options, comm, offers, out));
     else
-        SY_TRY(sy_comm_agree(comm, sy_cpu_open(activations(options), pool, options->isa, out)));
+        SY_TRY(open_cpu(options, comm, pool, out));
 done:
     free(offers);
     return st;

@@ -44,6 +44,7 @@ typedef struct frontend {
 } frontend;
 
 bool sy_frontend_wanted(const sy_options *options) {
+    if (options->topo_load != NULL) return false; /* no rank is needed to look at a file */
     return options->n_ranks > 1 || options->hosts != NULL || options->hostfile != NULL;
 }
 

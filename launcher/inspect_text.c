@@ -242,8 +242,8 @@ static sy_status print_ranks(const sy_model_facts *f) {
                                  bytes_text(bytes, f->split[i].bytes)));
         goto done;
     }
-    SY_TRY(
-        sy_out_printf("by rank (experts dealt out contiguously, the rest on every rank):\n"));
+    SY_TRY(sy_out_printf("by rank (experts %s, the rest on every rank):\n",
+                         f->placed ? "as placed" : "dealt out contiguously"));
     for (int r = 0; r < f->n_ranks; r++)
         SY_TRY(sy_out_printf("  rank %-7d %12s\n", r, bytes_text(bytes, f->rank_bytes[r])));
 done:

@@ -16,7 +16,7 @@ typedef enum sy_option_kind {
     SY_OPTION_TEXT,   /* const char *                                      */
     SY_OPTION_CHOICE, /* const char *, one of the words of `choices`       */
     SY_OPTION_LIST,   /* const char *, whole numbers within [min, max]     */
-    SY_OPTION_REPEAT  /* appended to sy_options.stop                       */
+    SY_OPTION_REPEAT  /* sy_texts, may be given many times                 */
 } sy_option_kind;
 
 typedef struct sy_option {
@@ -26,7 +26,7 @@ typedef struct sy_option {
     sy_option_kind kind;
     size_t offset;        /* of the field in sy_options */
     size_t given;         /* of a bool that tells a given value from the default, or 0 */
-    const char *commands; /* words: names of commands, "@all", "@parallel" */
+    const char *commands; /* words: names of commands, "@all", "@parallel", "@engine" */
     const char *initial;  /* default in the user's spelling; NULL: unset */
     double min, max;
     const char *choices; /* words */

@@ -113,11 +113,11 @@ static sy_status check_list(const char *text, const char *what, double min, doub
     return st;
 }
 
-static sy_status append_stop(sy_options *out, const char *text) {
-    const char **more = realloc(out->stop, (size_t)(out->n_stops + 1) * sizeof *more);
-    if (more == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for --stop");
-    out->stop = more;
-    out->stop[out->n_stops++] = text;
+static sy_status append_text(sy_texts *list, const char *what, const char *text) {
+    const char **more = realloc(list->text, (size_t)(list->n + 1) * sizeof *more);
+    if (more == NULL) return sy_fail(SY_ERR_MEMORY, "no memory for %s", what);
+    list->text = more;
+    list->text[list->n++] = text;
     return SY_OK;
 }
 
@@ -159,7 +159,7 @@ static sy_status set_option(sy_options *out, const sy_option *row, const char *t
         break;
     case SY_OPTION_REPEAT:
         if (text[0] == '\0') SY_FAIL(SY_ERR_USAGE, "%s: the text is empty", what);
-        SY_TRY(append_stop(out, text));
+        SY_TRY(append_text(field, what, text));
         break;
     }
 done:
@@ -283,6 +283,12 @@ static sy_status refused(const parser *p, int code, char **argv) {
 }
 
 static sy_status take_model(sy_options *out, const char *text) {
+    if (out->command->takes_nothing)
+        return sy_fail(SY_ERR_USAGE, "%s takes no argument, found \"%s\"%s", out->command->name,
+                       text, strcmp(out->command->name, "topo") == 0 ? "; --load FILE" : "");
+    if (out->command->takes_files && text[0] == '\0')
+        return sy_fail(SY_ERR_USAGE, "the path of a file is empty");
+    if (out->command->takes_files) return append_text(&out->files, "an argument", text);
     bool is_target = out->model != NULL && out->command->needs_target;
     const char **field = is_target ? &out->target : &out->model;
     if (*field != NULL)
@@ -344,17 +350,44 @@ static bool was_given(const parser *p, const char *name) {
     return false;
 }
 
-/* SWITCHYARD_ISA is checked like the option, and handed to ranks on other hosts as the option. */
-static sy_status take_environment(parser *p) {
-    const char *isa = getenv("SWITCHYARD_ISA");
-    if (isa == NULL || isa[0] == '\0' || was_given(p, "isa")) return SY_OK;
+/* A value from the environment is checked like the option's, and handed to ranks on other hosts as
+ * the option. */
+static sy_status
+take_variable(parser *p, const char *variable, const char *name, const char *value) {
+    if (was_given(p, name)) return SY_OK;
     for (int i = 0; i < p->n_rows; i++) {
-        if (strcmp(p->rows[i]->name, "isa") != 0) continue;
-        sy_status st = set_option(p->out, p->rows[i], isa);
-        if (st != SY_OK) sy_status_context("SWITCHYARD_ISA in the environment");
-        return st == SY_OK ? forward_option(p->out, p->rows[i], isa) : st;
+        if (strcmp(p->rows[i]->name, name) != 0) continue;
+        sy_status st = set_option(p->out, p->rows[i], value);
+        if (st != SY_OK) sy_status_context("%s in the environment", variable);
+        return st == SY_OK ? forward_option(p->out, p->rows[i], value) : st;
     }
     return SY_OK;
+}
+
+static sy_status take_environment(parser *p) {
+    sy_status st = SY_OK;
+    const char *isa = getenv("SWITCHYARD_ISA"), *no_color = getenv("NO_COLOR");
+    if (isa != NULL && isa[0] != '\0') SY_TRY(take_variable(p, "SWITCHYARD_ISA", "isa", isa));
+    if (no_color != NULL && no_color[0] != '\0') /* whatever its value: no-color.org */
+        SY_TRY(take_variable(p, "NO_COLOR", "color", "never"));
+done:
+    return st;
+}
+
+/* Open MPI 4 binds each of up to two ranks to a single core, and more to a package, unless it is
+ * told otherwise; what it is told, it hands to the ranks, unless a parameter file of its own says
+ * it (docs/topology.md). */
+static bool is_bound_unasked(void) {
+    static const char *const wishes[] = {
+        "OMPI_MCA_hwloc_base_binding_policy", "OMPI_MCA_hwloc_base_cpu_set",
+        "OMPI_MCA_hwloc_base_cpu_list",       "OMPI_MCA_hwloc_base_slot_list",
+        "OMPI_MCA_rmaps_base_mapping_policy", "OMPI_MCA_rmaps_base_cpus_per_proc",
+        "OMPI_MCA_rmaps_rank_file_path",      "OMPI_MCA_orte_rankfile"};
+    const char *bound = getenv("OMPI_MCA_orte_bound_at_launch");
+    if (bound == NULL || strcmp(bound, "1") != 0) return false;
+    for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
+        if (getenv(wishes[i]) != NULL) return false;
+    return true;
 }
 
 static void take_world(sy_options *out) {
@@ -362,6 +395,7 @@ static void take_world(sy_options *out) {
                                         "SLURM_PROCID"}; /* the last: also in a batch script */
     out->world_rank = -1;
     out->front_end = getenv(SY_FRONTEND_VARIABLE);
+    out->bound_unasked = is_bound_unasked();
     for (int i = 0; i < 4 && out->world_rank < 0; i++) {
         const char *text = getenv(names[i]);
         int64_t rank;
@@ -395,6 +429,8 @@ static sy_status parse_command(int argc, char **argv, sy_options *out, bool *han
         SY_FAIL(SY_ERR_USAGE,
                 "-n, --hosts and --hostfile start ranks, but this process is a rank "
                 "of mpirun or srun already");
+    if (out->topo_load != NULL && (out->hosts != NULL || out->hostfile != NULL))
+        SY_FAIL(SY_ERR_USAGE, "--load starts nothing, so --hosts and --hostfile have no effect");
     if (out->json) out->format = "json";
     SY_TRY(forward_model(out));
 done:
@@ -438,9 +474,10 @@ void sy_options_free(sy_options *options) {
     for (int i = 0; i < options->n_rank_args; i++)
         free(options->rank_args[i]);
     free(options->rank_args);
-    free(options->stop);
+    free(options->stop.text);
+    free(options->label.text);
+    free(options->files.text);
     options->rank_args = NULL;
     options->n_rank_args = 0;
-    options->stop = NULL;
-    options->n_stops = 0;
+    options->stop = options->label = options->files = (sy_texts){0};
 }

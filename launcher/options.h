@@ -19,9 +19,18 @@ typedef struct sy_command {
     const char *text;     /* paragraphs printed by --help before the options */
     bool needs_model;     /* a MODEL argument is required */
     bool needs_target;    /* and an OUT argument behind it */
+    bool takes_files;     /* any number of arguments, none of them a MODEL */
+    bool takes_nothing;   /* no argument at all, only options */
     bool parallel;        /* takes -n N and runs on ranks; else one plain process */
+    bool no_engine;       /* parallel, but computes with no model */
     sy_status (*main)(const sy_options *options); /* collective on parallel commands */
 } sy_command;
+
+/* Values of an option that may be repeated, in their order; the texts are borrowed. */
+typedef struct sy_texts {
+    int n;
+    const char **text;
+} sy_texts;
 
 /* One row per command; ends with name NULL. */
 extern const sy_command sy_commands[];
@@ -30,12 +39,14 @@ struct sy_options {
     const sy_command *command;
     const char *model;  /* path, or NULL */
     const char *target; /* OUT, of commands that need one; else NULL */
+    sy_texts files;     /* arguments of a command that takes files */
 
     /* parallel run */
     int n_ranks;             /* -n N; 0 = not given                                     */
     const char *hosts;       /* --hosts a:2,b:2                                          */
     const char *hostfile;    /* --hostfile FILE                                          */
     int threads;             /* -t N; 0 = cores available to the rank, shared fairly     */
+    const char *bind;        /* --bind auto | cores | none                               */
     int virtual_hosts;       /* --virtual-hosts H                                        */
     bool no_shared_memory;   /* --no-shared-memory: MPI inside a host too                */
     const char *activations; /* --activations bf16 | f32                                 */
@@ -43,6 +54,8 @@ struct sy_options {
     const char *device;      /* --device auto | cpu | cuda                                */
     bool no_graphs;          /* --no-graphs: steps launch by launch on a device          */
     const char *isa;         /* --isa auto | generic | avx2 | ... (also SWITCHYARD_ISA)  */
+    const char *placement;   /* --placement FILE, or NULL: contiguous experts            */
+    double memory;           /* --memory GB: most that a rank may hold; 0 = no limit     */
     double deadline;         /* --deadline SECONDS of the liveness watch, default 10     */
     double start_limit;      /* --start-limit SECONDS for MPI's own start-up, default 60 */
     bool quiet, verbose;     /* -q, -v                                                   */
@@ -61,8 +74,7 @@ struct sy_options {
     uint64_t seed;
     const char *sampling; /* --sampling model: the model's values of what is not given */
     bool temperature_given, top_k_given, top_p_given, min_p_given;
-    int n_stops;
-    const char **stop;  /* --stop TEXT, may be repeated */
+    sy_texts stop;      /* --stop TEXT, may be repeated */
     const char *loads;  /* --loads FILE */
     const char *routes; /* --routes FILE: replay the router's choices (logits) */
 
@@ -84,8 +96,40 @@ struct sy_options {
     const char *against;   /* --against MODEL2, or NULL */
     int64_t window;        /* --ctx N: tokens of a window, default 512 */
 
+    /* profile, and --profile on run and bench */
+    const char *profile_dir; /* --profile DIR, profile: --out DIR; NULL = no files */
+    sy_texts label;          /* --label NAME=FILE, may be repeated */
+    int64_t profile_events;  /* --profile-events N: of the trace, per rank */
+    int64_t profile_routes;  /* --profile-routes N: sequences whose choices are kept */
+    bool profile_pairs;      /* --profile-pairs: counts of all pairs of experts */
+    const char *color;       /* --color auto | always | never (also NO_COLOR) */
+
     /* inspect */
     int ranks; /* --ranks N: bytes per rank as if on N ranks, default 1 */
+
+    /* place */
+    int place_ranks;            /* --ranks N, 0 = as in the loads                          */
+    int place_slots;            /* --slots N of a rank, 0 = as few as hold all experts     */
+    int max_copies;             /* --max-copies N of an expert, 0 = any with --slots, or 1 */
+    const char *ranks_per_host; /* --ranks-per-host N[,N..], or NULL: one host             */
+    const char *speeds;         /* --speeds X,X,.. of the ranks, or NULL: equal            */
+    const char *place_against;  /* --against FILE: the placement before, or NULL           */
+    const char *place_from;     /* --from FILE: only convert this placement                */
+    const char *place_out;      /* --out FILE                                              */
+    bool place_format_given;
+    const char *place_format;   /* --format switchyard | trtllm | sglang                   */
+
+    /* plan */
+    const char *cluster;    /* --cluster NAME[:N] | FILE | list; NULL = not given          */
+    int64_t plan_ctx;       /* --ctx N: positions of a sequence, 0 = 4096 or the model's   */
+    int64_t plan_batch;     /* --batch N: sequences at the same time, default 1            */
+    const char *plan_loads; /* --loads FILE to read, or NULL                               */
+    const char *precision;  /* --precision EXPERTS[+REST]; NULL = as published             */
+
+    /* topo */
+    const char *topo_load; /* --load FILE: machines from there; starts no ranks */
+    const char *topo_save; /* --save FILE */
+    const char *topo_svg;  /* --svg FILE */
 
     /* bench */
     const char *bench_prompt; /* -p 512[,..] */
@@ -102,6 +146,7 @@ struct sy_options {
     /* from the environment, also set if the command line is wrong */
     int world_rank;        /* as mpirun or srun say; -1: started by neither */
     bool under_launcher;   /* mpirun or an MPI-aware srun started this process */
+    bool bound_unasked;    /* mpirun has bound it to cores, which nobody asked for */
     const char *front_end; /* where the front end listens, or NULL (launcher/frames.h) */
 
     /* What the ranks are started with: every option that was given, as "--name=value", less those

@@ -56,8 +56,8 @@ static void print_value(FILE *f, const sy_option *row, const sy_options *options
         print_text(f, row->name, *(const char *const *)field);
         break;
     case SY_OPTION_REPEAT:
-        for (int i = 0; i < options->n_stops; i++)
-            print_text(f, row->name, options->stop[i]);
+        for (int i = 0; i < ((const sy_texts *)field)->n; i++)
+            print_text(f, row->name, ((const sy_texts *)field)->text[i]);
         break;
     }
 }
@@ -74,6 +74,10 @@ sy_status sy_options_describe(const sy_options *options, char **line) {
     if (options->target != NULL) {
         fputc(' ', f);
         print_quoted(f, options->target);
+    }
+    for (int i = 0; i < options->files.n; i++) {
+        fputc(' ', f);
+        print_quoted(f, options->files.text[i]);
     }
     for (const sy_option *row = sy_option_table; row->name != NULL; row++)
         if (sy_option_applies(row, options->command)) print_value(f, row, options);

@@ -11,8 +11,10 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "kernels/device.h"
+#include "launcher/bind.h"
 #include "launcher/device.h"
 #include "launcher/output.h"
+#include "topology/placement_file.h"
 
 /* Seconds that a single advance of the main thread may take while the others wait for it. A rank
  * that swaps or reads from a slow disk is alive, so these are far above anything healthy. */
@@ -22,12 +24,6 @@ enum { EXCHANGE_DEADLINES = 12 };
 
 /* A healthy rank on a busy machine may well be silent for a few tenths of a second. */
 #define SHORTEST_DEADLINE 0.5
-
-/* Threads of this rank: as asked, or its fair share of the cores that it may use. */
-static int choose_threads(const sy_session *s) {
-    if (s->options->threads > 0) return s->options->threads;
-    return (int)sy_max(1, sy_cores_available() / sy_comm_machine_size(s->comm, s->rank));
-}
 
 static sy_status check_numerics(const sy_session *s) {
     if (s->be->ops->device != NULL && sy_session_combine(s->options) == SY_COMBINE_REDUCED_BF16)
@@ -54,7 +50,7 @@ sy_status sy_session_open(const sy_options *options, sy_session *s) {
         sy_liveness_options live = {options->deadline, sy_output_peer_lost, NULL};
         SY_TRY(sy_liveness_start(s->comm, &live, &s->live));
     }
-    s->n_threads = choose_threads(s);
+    SY_TRY(sy_bind_rank(options, s->comm, &s->n_threads));
     SY_TRY(sy_comm_agree(s->comm,
                          sy_pool_create(s->n_threads, sy_comm_may_spin(s->comm), &s->pool)));
     SY_TRY(sy_device_open(options, s->comm, s->pool, &s->be));
@@ -107,14 +103,56 @@ done:
     return st;
 }
 
+/* The text of --placement, from rank 0 to all: hosts may have other files of that name. The caller
+ * frees *text. Collective. */
+static sy_status share_placement(sy_session *s, char **text, uint64_t *size) {
+    sy_status st = SY_OK;
+    size_t n = 0;
+    *text = NULL;
+    if (s->rank == 0) st = sy_read_file(s->options->placement, SY_PLACEMENT_FILE_MAX, text, &n);
+    SY_TRY(sy_comm_agree(s->comm, st));
+    *size = n;
+    SY_TRY(sy_comm_broadcast(s->comm, size, sizeof *size, 0));
+    if (s->rank != 0) *text = malloc((size_t)*size + 1);
+    if (*text == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for a placement");
+    SY_TRY(sy_comm_agree(s->comm, st));
+    SY_TRY(sy_comm_broadcast(s->comm, *text, (size_t)*size, 0));
+done:
+    return st;
+}
+
+static sy_status
+read_placement(sy_session *s, const char *text, size_t size, const int *experts) {
+    sy_status st = SY_OK;
+    const char *name = s->options->placement;
+    sy_placement_list *list = NULL;
+    sy_placement_target target = {s->spec->family, s->spec->n_layers, experts, s->n_ranks};
+    SY_TRY(sy_placement_parse(text, size, name, SY_PLACEMENT_ANY, &list));
+    SY_TRY(sy_placement_list_place(list, name, &target, &s->placement));
+done:
+    sy_placement_list_destroy(list);
+    return st;
+}
+
+/* As --placement says, or contiguous. Collective. */
 static sy_status place_experts(sy_session *s) {
     sy_status st = SY_OK;
-    int *experts = calloc((size_t)s->spec->n_layers, sizeof *experts);
-    if (experts == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
-    for (int l = 0; l < s->spec->n_layers; l++)
+    int n = s->spec->n_layers, *experts = calloc((size_t)n, sizeof *experts);
+    char *text = NULL;
+    uint64_t size = 0;
+    if (experts == NULL) st = sy_fail(SY_ERR_MEMORY, "no memory for a placement");
+    SY_TRY(sy_comm_agree(s->comm, st));
+    for (int l = 0; l < n; l++)
         experts[l] = s->spec->layer[l].ffn.experts;
-    SY_TRY(sy_placement_contiguous(s->spec->n_layers, experts, s->n_ranks, &s->placement));
+    if (s->options->placement != NULL) {
+        SY_TRY(share_placement(s, &text, &size));
+        st = read_placement(s, text, (size_t)size, experts);
+    } else {
+        st = sy_placement_contiguous(n, experts, s->n_ranks, &s->placement);
+    }
+    SY_TRY(sy_comm_agree(s->comm, st));
 done:
+    free(text);
     free(experts);
     return st;
 }
@@ -156,7 +194,6 @@ static sy_status model_local(sy_session *s) {
     sy_status st = SY_OK;
     SY_TRY(load_spec(s));
     if (!s->options->dummy_weights) SY_TRY(open_checkpoint(s));
-    SY_TRY(place_experts(s));
     if (s->rank == 0) SY_TRY(load_tokenizer(s));
     SY_TRY(add_named_eos(s));
 done:
@@ -164,8 +201,12 @@ done:
 }
 
 sy_status sy_session_model(sy_session *s) {
+    sy_status st = SY_OK;
     sy_progress_phase(s->live, "reading the model's description", LOAD_LIMIT);
-    return sy_comm_agree(s->comm, model_local(s));
+    SY_TRY(sy_comm_agree(s->comm, model_local(s)));
+    SY_TRY(place_experts(s));
+done:
+    return st;
 }
 
 static bool show_loading(void *context, double share, uint64_t bytes) {
@@ -228,7 +269,8 @@ sy_combine_mode sy_session_combine(const sy_options *o) {
 
 /* What the steps' memory has left: the device's, or this process's share of the machine's. */
 static sy_memory_left memory_left(const sy_session *s) {
-    sy_memory_left left = {.bytes = sy_mem_available()};
+    sy_memory_left left = {.bytes = sy_mem_available(),
+                           .limit = (uint64_t)(s->options->memory * 1e9)};
     if (s->be->ops->device != NULL)
         left.bytes = s->be->ops->device->memory_available(s->be, &left.identity);
     return left;

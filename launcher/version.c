@@ -20,6 +20,10 @@
 #define COMPILER "gcc " __VERSION__
 #endif
 
+const char *sy_version_text(void) {
+    return SY_VERSION " (" SY_COMMIT ")";
+}
+
 sy_status sy_version_print(void) {
     /* This call is allowed before MPI_Init; the text names the vendor's package after a comma. */
     char mpi[MPI_MAX_LIBRARY_VERSION_STRING] = "";

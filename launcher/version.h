@@ -7,4 +7,7 @@
 /* --version, on stdout: version, commit, compiler, MPI library, instruction set. */
 sy_status sy_version_print(void);
 
+/* "0.4.0 (0123456789ab)": version and commit. */
+const char *sy_version_text(void);
+
 #endif

@@ -13,6 +13,7 @@
 /* A sequence as its own rank sees it. */
 typedef struct sequence {
     int64_t n_prompt, position; /* rows that have gone through the model */
+    int64_t number;             /* for the profile */
     sy_sample_params sampling;
     int32_t *id;   /* [max_context]: the prompt, then what was sampled */
     int32_t *page; /* [pages of max_context] */
@@ -78,7 +79,7 @@ static int most_slots(const sy_engine_parts *p) {
  * the exchange that a recording needs. */
 static int64_t capacity_of(const sy_engine_parts *p, const sy_engine_options *o) {
     bool fixed = o->combine == SY_COMBINE_EXACT || sy_comm_size(p->comm) == 1;
-    return sy_stepper_capacity(p->be, o->chunk, fixed && !o->no_graphs);
+    return sy_stepper_capacity(p->be, o->chunk, fixed && !o->no_graphs && !o->profile.on);
 }
 
 static sy_exchange_shape exchange_shape(const sy_engine_parts *p, const sy_engine_options *o) {
@@ -121,7 +122,19 @@ static sy_limits limits_of(const sy_engine_parts *p, const sy_engine_options *o)
     return limits;
 }
 
+static sy_profile_parts profile_parts(const sy_engine_parts *p, const sy_engine_options *o) {
+    return (sy_profile_parts){.comm = p->comm,
+                              .live = p->live,
+                              .be = p->be,
+                              .spec = p->spec,
+                              .placement = p->placement,
+                              .max_rows = o->chunk,
+                              .max_context = o->max_context,
+                              .max_spans = o->per_rank};
+}
+
 uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
+    sy_profile_parts profile = profile_parts(p, o);
     sy_exchange_shape shape = exchange_shape(p, o);
     sy_limits limits = limits_of(p, o);
     uint64_t total = sy_kv_bytes(p->be, p->spec, o->max_pages);
@@ -129,8 +142,12 @@ uint64_t sy_engine_bytes(const sy_engine_parts *p, const sy_engine_options *o) {
         sy_add_u64(total, table_bytes(p->spec, o), &total) &&
         sy_add_u64(total, sy_exchange_bytes(p->comm, &shape), &total) &&
         sy_add_u64(total, sy_workspace_bytes(p->be, p->spec, &limits, o->max_outputs), &total);
+    if (ok && o->profile.on && p->be->ops->device == NULL) /* on the host, whatever the device */
+        ok = sy_add_u64(total, sy_profile_bytes(&profile, &o->profile), &total);
     if (ok && p->be->ops->device != NULL)
         ok = sy_add_u64(total, p->be->ops->device->reserve_bytes(p->be, &limits), &total);
+    else if (ok)
+        ok = sy_add_u64(total, sy_cpu_reserve_bytes(p->be, &limits), &total);
     return ok ? total : UINT64_MAX;
 }
 
@@ -200,6 +217,15 @@ done:
     return st;
 }
 
+/* Collective. */
+static sy_status create_profile(sy_engine *e) {
+    sy_profile_parts parts = profile_parts(&e->parts, &e->options);
+    if (!e->options.profile.on) return SY_OK;
+    parts.loads = e->runner.loads;
+    parts.exchange = e->runner.exchange;
+    return sy_profile_create(&parts, &e->options.profile, &e->runner.profile);
+}
+
 sy_status sy_engine_create(const sy_engine_parts *parts,
                            const sy_engine_options *options,
                            sy_engine **out) {
@@ -225,6 +251,7 @@ sy_status sy_engine_create(const sy_engine_parts *parts,
                                 .max_outputs = options->max_outputs,
                                 .record = shape.max_capacity > 0};
     SY_TRY(sy_stepper_create(&e->runner, parts->comm, &steps, &e->stepper));
+    SY_TRY(create_profile(e));
     *out = e;
     e = NULL;
 done:
@@ -234,6 +261,7 @@ done:
 
 void sy_engine_destroy(sy_engine *e) {
     if (e == NULL) return;
+    sy_profile_destroy(e->runner.profile);
     sy_stepper_destroy(e->stepper);
     sy_exchange_destroy(e->runner.exchange);
     sy_rope_set_destroy(e->rope);
@@ -280,8 +308,10 @@ static sy_status follow_record(sy_engine *e, const sy_step_record *record) {
     const int32_t *ids = record->prompt_ids;
     for (int i = 0; i < record->n_admit; i++) {
         const sy_step_admit *admit = &record->admit[i];
+        int64_t number = sy_profile_admit(e->runner.profile);
         sequence *s = own_sequence(e, admit->slot);
         if (s != NULL) {
+            s->number = number;
             s->n_prompt = admit->n_prompt;
             s->position = 0;
             s->sampling = admit->sampling;
@@ -322,6 +352,7 @@ static void build_step(sy_engine *e, const sy_step_record *record, sy_step *step
         sequence *s = own_sequence(e, work->slot);
         if (s == NULL) continue;
         sy_batch *b = &step->batch;
+        sy_profile_span(e->runner.profile, b->n_spans, s->number);
         e->span[b->n_spans++] = (sy_span){b->n_rows, work->n_rows, s->position, s->page};
         memcpy(e->batch_ids + b->n_rows, s->id + s->position,
                (size_t)work->n_rows * sizeof *s->id);
@@ -426,18 +457,23 @@ static void count_step(generation *g, const sy_step_record *record, double secon
 static sy_status run_step(sy_engine *e, const sy_step_record *record, int64_t *outputs) {
     sy_status st = SY_OK;
     sy_step step;
+    sy_profile *profile = e->runner.profile;
+    sy_profile_step_begin(profile);
     SY_TRY(follow_record(e, record));
     build_step(e, record, &step);
     e->runner.loads->tokens += (uint64_t)step.batch.n_rows;
     SY_TRY(sy_stepper_run(e->stepper, &step));
+    SY_TRY(sy_phase(profile, -1, SY_PHASE_SAMPLE));
     SY_TRY(sample_outputs(e, record, &step));
     *outputs = step.most_outputs;
     if (*outputs > 0) {
+        SY_TRY(sy_phase(profile, -1, SY_PHASE_REPORT));
         sy_progress_wait(e->parts.live); /* or rank 0 would be blamed for a rank that hangs */
         SY_TRY(sy_comm_gather(e->parts.comm, e->mine, (size_t)*outputs * sizeof *e->mine,
                               e->all, 0));
         sy_progress_resume(e->parts.live);
     }
+    SY_TRY(sy_profile_step_end(profile, step.batch.n_rows, step.most_rows));
 done:
     return st;
 }

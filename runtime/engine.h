@@ -33,13 +33,15 @@ typedef struct sy_engine_options {
     int64_t max_outputs; /* rows of logits a rank makes in a step, >= per_rank */
     int64_t n_valid;     /* ids below this exist in the tokenizer and may be sampled */
     sy_combine_mode combine;
-    bool ignore_eos;          /* benchmarks run to max_tokens */
-    bool hash_logits;         /* sy_token.logits_hash is computed */
-    bool no_graphs;           /* on a device: launch by launch, never a recorded step */
-    double exchange_deadline; /* of a wait for other ranks' rows, see sy_exchange_shape */
+    bool ignore_eos;            /* benchmarks run to max_tokens */
+    bool hash_logits;           /* sy_token.logits_hash is computed */
+    bool no_graphs;             /* on a device: launch by launch, never a recorded step */
+    sy_profile_options profile; /* .on: made, and steps launch by launch on a device */
+    double exchange_deadline;   /* of a wait for other ranks' rows, see sy_exchange_shape */
 } sy_engine_options;
 
-/* Device bytes an engine needs on this rank besides the weights; UINT64_MAX on overflow. */
+/* Bytes of the memory that the backend computes in (a device's, else the host's) that an engine
+ * needs on this rank besides the weights; UINT64_MAX on overflow. */
 uint64_t sy_engine_bytes(const sy_engine_parts *parts, const sy_engine_options *options);
 
 /* Collective. */
@@ -94,6 +96,6 @@ sy_status sy_engine_logits(sy_engine *engine,
                            void *context);
 
 void sy_engine_step_stats(const sy_engine *engine, sy_stepper_stats *out);
-sy_runner *sy_engine_runner(sy_engine *engine); /* loads and exchange statistics */
+sy_runner *sy_engine_runner(sy_engine *engine); /* loads, profile, exchange statistics */
 
 #endif

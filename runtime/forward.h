@@ -9,6 +9,7 @@
 #include "comm/liveness.h"
 #include "runtime/kv.h"
 #include "runtime/loads.h"
+#include "runtime/profile.h"
 #include "runtime/spec.h"
 #include "runtime/weights.h"
 #include "runtime/workspace.h"
@@ -24,6 +25,7 @@ typedef struct sy_runner {
     sy_exchange *exchange;
     sy_liveness *live;          /* NULL: not watched */
     sy_loads *loads;            /* tokens per layer and expert, counted always */
+    sy_profile *profile;        /* NULL: not wanted */
     uint64_t *device_load;      /* where a device counts them (runtime/stepper.c), or NULL: */
     int64_t device_load_stride; /* [L, stride] rows per slot, the last: slots that had rows */
     sy_workspace ws;

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "runtime/tokenizer.h"
+#include "topology/placement_file.h"
 
 /* The number between `key` and a dot; -1 if there is none of at most six digits. */
 static int number_after(const char *name, const char *key) {
@@ -55,18 +56,21 @@ static void tally(sy_tally *t, uint64_t bytes) {
  * of its experts together. Bytes of one expert alone go to its rank at once. */
 typedef struct counting {
     sy_model_facts *facts;
+    const sy_placement *placement;
     uint64_t replicated;
     uint64_t *each;   /* [n_layers] */
     uint64_t *routed; /* [n_layers] */
     sy_tensor_prefix prefix;
 } counting;
 
-/* Experts are dealt out as in topology/placement.h: rank r has [E*r/R, E*(r+1)/R). */
-static int64_t rank_of_expert(int64_t expert, int64_t n_experts, int64_t n_ranks) {
-    return ((expert + 1) * n_ranks - 1) / n_experts;
+/* Adds the bytes of one expert to each rank that holds it. */
+static void count_expert(counting *c, int layer, int expert, uint64_t bytes) {
+    const sy_placement_layer *p = &c->placement->layer[layer];
+    for (int i = p->home_first[expert]; i < p->home_first[expert + 1]; i++)
+        c->facts->rank_bytes[p->home[i].rank] += bytes;
 }
 
-/* The bytes of the fullest of n_ranks, with the layer's experts taken as equals. */
+/* The bytes of the fullest of n_ranks with contiguous experts, taken as equals. */
 static uint64_t fullest_rank(const counting *c, int64_t n_ranks) {
     const sy_model_spec *spec = c->facts->spec;
     uint64_t most = 0;
@@ -85,12 +89,12 @@ static uint64_t fullest_rank(const counting *c, int64_t n_ranks) {
 
 static void finish_ranks(const counting *c) {
     sy_model_facts *f = c->facts;
-    int64_t R = f->n_ranks;
-    for (int64_t r = 0; r < R; r++) {
+    for (int r = 0; r < f->n_ranks; r++) {
         f->rank_bytes[r] += c->replicated;
         for (int l = 0; l < f->spec->n_layers; l++) {
-            int64_t E = f->spec->layer[l].ffn.experts;
-            f->rank_bytes[r] += (uint64_t)(E * (r + 1) / R - E * r / R) * c->each[l];
+            const sy_placement_layer *p = &c->placement->layer[l];
+            if (p->n_experts > 0)
+                f->rank_bytes[r] += (uint64_t)sy_placement_slots(p, r) * c->each[l];
         }
     }
     for (int i = 0; i < SY_SPLIT_COUNT; i++) {
@@ -127,7 +131,7 @@ static void count_tensor(counting *c, const sy_tensor_entry *t) {
     else if (fused)
         c->each[layer] += t->bytes / (uint64_t)experts;
     else
-        f->rank_bytes[rank_of_expert(expert, experts, f->n_ranks)] += t->bytes;
+        count_expert(c, layer, expert, t->bytes);
 }
 
 static void count_files(counting *c, const sy_checkpoint *checkpoint) {
@@ -194,12 +198,34 @@ static sy_status find_weights(const char *path, bool *out) {
     return SY_OK;
 }
 
-static sy_status count(sy_model_facts *f, const char *path) {
+static sy_status place_experts(const sy_model_facts *f, const char *path, sy_placement **out) {
+    sy_status st = SY_OK;
+    int n = f->spec->n_layers, *experts = calloc((size_t)n, sizeof *experts);
+    sy_placement_list *list = NULL;
+    sy_placement_target target = {f->spec->family, n, experts, f->n_ranks};
+    *out = NULL;
+    if (experts == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a placement");
+    for (int l = 0; l < n; l++)
+        experts[l] = f->spec->layer[l].ffn.experts;
+    if (path == NULL) {
+        st = sy_placement_contiguous(n, experts, f->n_ranks, out);
+        goto done;
+    }
+    SY_TRY(sy_placement_read(path, SY_PLACEMENT_ANY, &list));
+    SY_TRY(sy_placement_list_place(list, path, &target, out));
+done:
+    sy_placement_list_destroy(list);
+    free(experts);
+    return st;
+}
+
+static sy_status count(sy_model_facts *f, const char *path, const sy_placement *placement) {
     sy_status st = SY_OK;
     sy_checkpoint *checkpoint = NULL;
     bool has_weights;
     size_t n_layers = (size_t)f->spec->n_layers;
     counting c = {.facts = f,
+                  .placement = placement,
                   .each = calloc(n_layers, sizeof *c.each),
                   .routed = calloc(n_layers, sizeof *c.routed)};
     if (c.each == NULL || c.routed == NULL)
@@ -222,20 +248,25 @@ done:
     return st;
 }
 
-sy_status sy_inspect(const char *path, int n_ranks, sy_model_facts **out) {
+sy_status
+sy_inspect(const char *path, int n_ranks, const char *placement, sy_model_facts **out) {
     sy_status st = SY_OK;
+    sy_placement *placed = NULL;
     *out = NULL;
     sy_model_facts *f = calloc(1, sizeof *f);
     if (f == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for a model's facts");
     if (n_ranks < 1) SY_FAIL(SY_ERR_USAGE, "expected at least 1 rank, found %d", n_ranks);
     f->n_ranks = n_ranks;
+    f->placed = placement != NULL;
     f->rank_bytes = calloc((size_t)n_ranks, sizeof *f->rank_bytes);
     if (f->rank_bytes == NULL) SY_FAIL(SY_ERR_MEMORY, "no memory for %d ranks", n_ranks);
     SY_TRY(sy_spec_load(path, &f->spec));
-    SY_TRY(count(f, path));
+    SY_TRY(place_experts(f, placement, &placed));
+    SY_TRY(count(f, path, placed));
     *out = f;
     f = NULL;
 done:
+    sy_placement_destroy(placed);
     sy_inspect_free(f);
     return st;
 }

@@ -41,13 +41,15 @@ typedef struct sy_model_facts {
     uint64_t kv_bytes; /* keys and values, or latents, of one token over all layers, in BF16 */
     sy_rank_split split[SY_SPLIT_COUNT];
     int n_ranks;
+    bool placed; /* experts by a placement, else contiguous */
     uint64_t
-        *rank_bytes; /* [n_ranks]: the rank's share of routed experts (contiguous, rank r has
-                             experts [E*r/R, E*(r+1)/R) of each layer) and all of the rest */
+        *rank_bytes; /* [n_ranks]: the routed experts that the rank holds and all of the rest */
 } sy_model_facts;
 
-/* path: as in sy_spec_load; n_ranks >= 1. */
-sy_status sy_inspect(const char *path, int n_ranks, sy_model_facts **out);
+/* path: as in sy_spec_load; n_ranks >= 1. placement: a file that says which rank holds which
+ * experts, or NULL: contiguous ones. */
+sy_status
+sy_inspect(const char *path, int n_ranks, const char *placement, sy_model_facts **out);
 void sy_inspect_free(sy_model_facts *facts); /* NULL is fine */
 
 /* Which part a tensor belongs to, by its name; *layer and *expert are -1 where it has none. */

@@ -126,19 +126,6 @@ static sy_status decode_escape(sy_scan *scan, char **to) {
     return SY_OK;
 }
 
-/* C0, DEL, C1 (C2 80..9F) and the separators U+2028, U+2029: what would garble a line of text. */
-static bool has_control(const char *text, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)text[i];
-        if (c < 0x20 || c == 0x7f) return true;
-        if (c == 0xc2 && i + 1 < n && (unsigned char)text[i + 1] < 0xa0) return true;
-        if (c == 0xe2 && i + 2 < n && (unsigned char)text[i + 1] == 0x80 &&
-            ((unsigned char)text[i + 2] | 1) == 0xa9)
-            return true;
-    }
-    return false;
-}
-
 sy_status sy_scan_string(sy_scan *scan, sy_scan_text *out) {
     if (sy_scan_peek(scan) != '"') return expected(scan, "a string");
     scan->at++;
@@ -160,7 +147,7 @@ sy_status sy_scan_string(sy_scan *scan, sy_scan_text *out) {
     *to = '\0'; /* at the latest on the closing quote */
     out->data = start;
     out->n = (size_t)(to - start);
-    out->has_control = has_control(start, out->n);
+    out->has_control = sy_text_has_control(start, out->n);
     return SY_OK;
 }
 

@@ -7,6 +7,8 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/new_file.h"
+#include "runtime/file_print.h"
 
 sy_status sy_loads_create(const sy_model_spec *spec,
                           const sy_placement *placement,
@@ -45,6 +47,7 @@ void sy_loads_reset(sy_loads *loads) {
 }
 
 void sy_loads_count(sy_loads *loads, int layer, const sy_expert_rows *rows) {
+    if (loads->off) return;
     const sy_placement_layer *p = &loads->placement->layer[layer];
     const int32_t *expert = p->slot_expert + p->slot_first[loads->rank];
     uint64_t *count = loads->count + (size_t)layer * (size_t)loads->n_experts;
@@ -106,14 +109,33 @@ double sy_loads_imbalance(const sy_loads *loads,
     return sum == 0 ? 1 : (double)most * n_ranks / (double)sum;
 }
 
+void sy_loads_print_head(FILE *f,
+                         const sy_model_spec *spec,
+                         int n_ranks,
+                         uint64_t tokens,
+                         const char *label) {
+    fprintf(f, "{\"version\": 1, \"model\": \"%s\", \"ranks\": %d, \"tokens\": %" PRIu64 ",\n",
+            spec->family, n_ranks, tokens);
+    if (label != NULL) {
+        fputs(" \"label\": ", f);
+        sy_json_print_text(f, label);
+        fputs(",\n", f);
+    }
+    fputs(" \"layers\": [\n", f);
+}
+
+void sy_loads_print_layer_head(FILE *f, const sy_model_spec *spec, int layer, bool first) {
+    const sy_ffn_spec *ffn = &spec->layer[layer].ffn;
+    fprintf(f, "%s  {\"layer\": %d, \"experts\": %d, \"top_k\": %d, \"counts\": [",
+            first ? "" : ",\n", layer, ffn->experts, ffn->top_k);
+}
+
 static void write_layer(FILE *f,
                         const sy_loads *loads,
                         const sy_ffn_spec *ffn,
                         int layer,
                         const uint64_t *all,
                         int n_ranks) {
-    fprintf(f, "  {\"layer\": %d, \"experts\": %d, \"top_k\": %d, \"counts\": [", layer,
-            ffn->experts, ffn->top_k);
     for (int e = 0; e < ffn->experts; e++) {
         fprintf(f, "%s[", e == 0 ? "" : ", ");
         for (int r = 0; r < n_ranks; r++) {
@@ -132,28 +154,18 @@ sy_status sy_loads_write(const sy_loads *loads,
                          uint64_t tokens,
                          const char *path) {
     sy_status st = SY_OK;
-    FILE *f = fopen(path, "w");
-    if (f == NULL) SY_FAIL(SY_ERR_IO, "%s: %s", path, strerror(errno));
-    fprintf(f,
-            "{\"version\": 1, \"model\": \"%s\", \"ranks\": %d, \"tokens\": %" PRIu64
-            ",\n \"layers\": [\n",
-            spec->family, n_ranks, tokens);
+    sy_new_file file = {0};
+    SY_TRY(sy_new_file_open_path(path, &file));
+    FILE *f = file.f;
+    sy_loads_print_head(f, spec, n_ranks, tokens, NULL);
     bool first = true;
     for (int l = 0; l < spec->n_layers; l++) {
         if (spec->layer[l].ffn.kind != SY_FFN_MOE) continue;
-        if (!first) fputs(",\n", f);
+        sy_loads_print_layer_head(f, spec, l, first);
         first = false;
         write_layer(f, loads, &spec->layer[l].ffn, l, all, n_ranks);
     }
     fputs("\n]}\n", f);
 done:
-    if (f != NULL) {
-        bool bad = ferror(f) != 0;
-        errno = 0;
-        if (fclose(f) != 0) bad = true;
-        if (bad && st == SY_OK)
-            st = sy_fail(SY_ERR_IO, "%s: could not be written: %s", path,
-                         errno != 0 ? strerror(errno) : "write error");
-    }
-    return st;
+    return sy_new_file_close(&file, st);
 }

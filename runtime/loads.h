@@ -5,11 +5,14 @@
  *   {"version": 1, "model": "qwen3_moe", "ranks": R, "tokens": N,
  *    "layers": [{"layer": l, "experts": E, "top_k": K,
  *                "counts": [[tokens of expert 0 on rank 0, on rank 1, ...], ... E rows]}, ...]}
- * Only MoE layers are listed; "tokens" is the number of tokens that went through the model. */
+ * Only MoE layers are listed; "tokens" is the number of tokens that went through the model. There
+ * may be a member "label", the kind of text. */
 #ifndef SY_RUNTIME_LOADS_H
 #define SY_RUNTIME_LOADS_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "comm/comm.h"
 #include "kernels/ops.h"
@@ -22,6 +25,7 @@ typedef struct sy_loads {
     uint64_t *count;       /* [L, E] of this rank */
     uint64_t tokens;       /* that this rank's sequences have put through the model */
     uint64_t experts_read; /* experts with at least one row, over all layers and steps */
+    bool off;              /* nothing is counted: to measure what counting costs */
 } sy_loads;
 
 sy_status sy_loads_create(const sy_model_spec *spec,
@@ -49,6 +53,15 @@ double sy_loads_imbalance(const sy_loads *loads,
                           const uint64_t *all,
                           int n_ranks,
                           uint64_t *rank_total);
+
+/* Parts of loads.json, for who has the counts in another form: all before the first layer (label
+ * may be NULL), and a layer up to the rows of its counts, which the caller prints and closes. */
+void sy_loads_print_head(FILE *f,
+                         const sy_model_spec *spec,
+                         int n_ranks,
+                         uint64_t tokens,
+                         const char *label);
+void sy_loads_print_layer_head(FILE *f, const sy_model_spec *spec, int layer, bool first);
 
 /* Writes loads.json from gathered counts. */
 sy_status sy_loads_write(const sy_loads *loads,

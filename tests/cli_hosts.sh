@@ -94,6 +94,13 @@ for front in hosta hostc; do # a host of ranks, and one without
     [ $(($(bytes_of 2) - before)) -gt 90000 ] || fail "from $front: nothing went over the cable"
 done
 
+# ---- the machines ----
+
+(enter hostc timeout 30 "$SWITCHYARD" topo -n 3 --hosts hosta:2,hostb:1) >"$work/out" 2>"$work/err" ||
+    fail "topo: exit code $?"
+grep -q '^hosta, hostb (2 alike' "$work/out" || fail "topo: not two machines"
+[ "$(grep -cE '^ +[01]  hosta |^ +2  hostb ' "$work/out")" = 3 ] || fail "topo: not their ranks"
+
 # ---- the ends ----
 
 for _ in $(seq 400); do echo '"The first"'; done >"$work/list"

@@ -16,6 +16,7 @@
 #include "base/dtype.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/new_file.h"
 
 /* ---- JSON ---- */
 
@@ -423,6 +424,61 @@ static void bf16_rounds_to_nearest_even_and_flushes_denormals(void **state) {
     }
 }
 
+/* ---- new files ---- */
+
+static void holds(const char *path, const char *expected) {
+    char *text;
+    size_t n;
+    assert_int_equal(sy_read_file(path, 1000, &text, &n), SY_OK);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static void write_new(const char *path, const char *text, sy_status end) {
+    sy_new_file file;
+    assert_int_equal(sy_new_file_open_path(path, &file), SY_OK);
+    fputs(text, file.f);
+    assert_int_equal(sy_new_file_close(&file, end), end);
+}
+
+static void a_new_file_is_whole_or_what_was_there_stays(void **state) {
+    (void)state;
+    char dir[] = "/tmp/sy_base_XXXXXX", path[64], link[64], left[64];
+    sy_new_file file;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/f", dir);
+    snprintf(link, sizeof link, "%s/link", dir);
+    snprintf(left, sizeof left, "%s/.f.%ld", dir, (long)getpid());
+    write_new(path, "one", SY_OK);
+    holds(path, "one");
+    write_new(path, "two", SY_ERR_IO);
+    holds(path, "one");
+    /* What a process of the same number left behind is no obstacle. */
+    FILE *f = fopen(left, "w");
+    assert_non_null(f);
+    fputs("a longer leftover", f);
+    fclose(f);
+    write_new(path, "three", SY_OK);
+    holds(path, "three");
+    assert_int_equal(access(left, F_OK), -1);
+    assert_int_equal(symlink("f", link), 0);
+    write_new(link, "four", SY_OK);
+    holds(path, "four");
+    if (access("/dev/full", W_OK) == 0) { /* a device is not replaced */
+        assert_int_equal(sy_new_file_open_path("/dev/full", &file), SY_OK);
+        fputs("five", file.f);
+        assert_int_equal(sy_new_file_close(&file, SY_OK), SY_ERR_IO);
+        struct stat info;
+        assert_int_equal(stat("/dev/full", &info), 0);
+        assert_true(S_ISCHR(info.st_mode));
+    }
+    unlink(link);
+    unlink(path);
+    assert_int_equal(rmdir(dir), 0); /* nothing else is left */
+    assert_int_equal(sy_new_file_open_path(path, &file), SY_ERR_IO);
+    assert_non_null(strstr(sy_last_error(), path));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(json_depth_is_bounded_outside_strings_only),
@@ -438,6 +494,7 @@ int main(void) {
         cmocka_unit_test(bytes_are_written_for_people),
         cmocka_unit_test(dtype_names_go_both_ways),
         cmocka_unit_test(f16_widens_by_its_formula_for_every_pattern),
+        cmocka_unit_test(a_new_file_is_whole_or_what_was_there_stays),
         cmocka_unit_test(bf16_rounds_to_nearest_even_and_flushes_denormals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -185,6 +185,36 @@ static void one_rank_with_less_decides_for_all(void **state) {
     close_config(&p);
 }
 
+/* The limit counts the process too; it holds whatever is left of the machine's memory. */
+static void a_limit_is_kept_to_the_byte(void **state) {
+    (void)state;
+    planned p;
+    sy_budget budget;
+    sy_memory_parts parts;
+    open_config(&p, "olmoe-1b-7b-v5.json");
+    MUST(sy_budget_count(&p.parts, NULL, &p.options, &parts));
+    assert_int_equal(parts.experts + parts.rest, weight_bytes(&p, sy_comm_rank(comm)));
+    assert_int_equal(parts.kv + parts.buffers, sy_engine_bytes(&p.parts, &p.options));
+    /* 16 layers of 64 experts, three matrices of 2048 x 1024 in BF16 */
+    assert_int_equal(parts.experts,
+                     (uint64_t)16 * 64 * 3 * 2048 * 1024 * 2 / (uint64_t)sy_comm_size(comm));
+    sy_memory_left left = {.bytes = UINT64_MAX, .limit = sy_budget_total(&parts)};
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, left, &p.options, &budget), SY_OK);
+    assert_int_equal(p.options.chunk, 512);
+    left.limit--; /* one byte less, and the chunk gives way */
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, left, &p.options, &budget), SY_OK);
+    assert_int_equal(p.options.chunk, 256);
+    while (sy_budget_shrink(&p.options))
+        ;
+    sy_budget_count_engine(&p.parts, &p.options, &parts);
+    left.limit = sy_budget_total(&parts);
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, left, &p.options, &budget), SY_OK);
+    left.limit--;
+    assert_int_equal(sy_budget_fit(&p.parts, NULL, left, &p.options, &budget), SY_ERR_MEMORY);
+    assert_non_null(strstr(sy_last_error(), "allowed by --memory"));
+    close_config(&p);
+}
+
 static void sizes_saturate(void **state) {
     (void)state;
     planned p;
@@ -208,6 +238,7 @@ int main(void) {
         cmocka_unit_test(a_refusal_says_what_is_needed_and_how_many_ranks_would_do),
         cmocka_unit_test(where_ranks_do_not_help_the_context_is_named),
         cmocka_unit_test(one_rank_with_less_decides_for_all),
+        cmocka_unit_test(a_limit_is_kept_to_the_byte),
         cmocka_unit_test(sizes_saturate),
     };
     MUST(sy_comm_create(&(sy_comm_options){.threads_per_rank = 1}, &comm));

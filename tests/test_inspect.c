@@ -16,7 +16,7 @@ static sy_model_facts *inspect(const char *name, int n_ranks) {
     char path[4096];
     sy_model_facts *f = NULL;
     snprintf(path, sizeof path, "%s/%s", getenv("SY_TEST_DATA"), name);
-    if (sy_inspect(path, n_ranks, &f) != SY_OK) fail_msg("%s", sy_last_error());
+    if (sy_inspect(path, n_ranks, NULL, &f) != SY_OK) fail_msg("%s", sy_last_error());
     return f;
 }
 
@@ -194,7 +194,7 @@ static void config_without_weights_is_counted_by_shapes(void **state) {
              getenv("SY_TEST_DATA"), path);
     assert_int_equal(system(command), 0);
     sy_model_facts *f = NULL;
-    if (sy_inspect(directory, 1, &f) != SY_OK) fail_msg("%s", sy_last_error());
+    if (sy_inspect(directory, 1, NULL, &f) != SY_OK) fail_msg("%s", sy_last_error());
     assert_false(f->from_files);
     assert_int_equal(f->params.total, 673421089792);
     /* The projections to latents stay in BF16. */
@@ -209,8 +209,8 @@ static void config_without_weights_is_counted_by_shapes(void **state) {
 static void bad_arguments_are_refused(void **state) {
     (void)state;
     sy_model_facts *f = NULL;
-    assert_int_equal(sy_inspect("/nonexistent/model", 1, &f), SY_ERR_IO);
-    assert_int_equal(sy_inspect("/nonexistent/model", 0, &f), SY_ERR_USAGE);
+    assert_int_equal(sy_inspect("/nonexistent/model", 1, NULL, &f), SY_ERR_IO);
+    assert_int_equal(sy_inspect("/nonexistent/model", 0, NULL, &f), SY_ERR_USAGE);
     assert_null(f);
 }
 

@@ -179,7 +179,7 @@ static void ranks_get_all_but_the_front_ends_options(void **state) {
     for (int i = 0; i < 8; i++)
         assert_string_equal(o.rank_args[i], expected[i]);
     assert_null(o.rank_args[8]);
-    assert_int_equal(o.n_stops, 2);
+    assert_int_equal(o.stop.n, 2);
     sy_options_free(&o);
     /* mpirun takes a lone colon for the start of another program. */
     assert_int_equal(PARSE(&o, "run", ":"), SY_OK);

@@ -362,6 +362,13 @@ static void broken_headers_are_refused_naming_the_rank(void **state) {
                          SY_ERR_COMM);
         assert_int_equal(sy_message_open(&limits, 3, &broken[i], 64, true, &out), SY_ERR_COMM);
     }
+    static const int64_t wrong_tokens[] = {-1, 3, 6, INT64_MAX}; /* of 2 rows, 5 pairs */
+    for (size_t i = 0; i < sizeof wrong_tokens / sizeof wrong_tokens[0]; i++) {
+        h.n_tokens = wrong_tokens[i];
+        assert_int_equal(sy_message_open(&limits, 3, &h, 192, false, &out), SY_ERR_COMM);
+    }
+    h.n_tokens = 2;
+    must(sy_message_open(&limits, 3, &h, 192, false, &out));
     h.version++;
     assert_int_equal(sy_message_open(&limits, 3, &h, 192, false, &out), SY_ERR_COMM);
     h = header_of(2, 5);
