@@ -430,7 +430,8 @@ static sy_status parse_command(int argc, char **argv, sy_options *out, bool *han
                 "-n, --hosts and --hostfile start ranks, but this process is a rank "
                 "of mpirun or srun already");
     if (out->topo_load != NULL && (out->hosts != NULL || out->hostfile != NULL))
-        SY_FAIL(SY_ERR_USAGE, "--load starts nothing, so --hosts and --hostfile have no effect");
+        SY_FAIL(SY_ERR_USAGE,
+                "--load starts nothing, so --hosts and --hostfile have no effect");
     if (out->json) out->format = "json";
     SY_TRY(forward_model(out));
 done:

@@ -117,7 +117,7 @@ struct sy_options {
     const char *place_from;     /* --from FILE: only convert this placement                */
     const char *place_out;      /* --out FILE                                              */
     bool place_format_given;
-    const char *place_format;   /* --format switchyard | trtllm | sglang                   */
+    const char *place_format; /* --format switchyard | trtllm | sglang                   */
 
     /* plan */
     const char *cluster;    /* --cluster NAME[:N] | FILE | list; NULL = not given          */

@@ -121,6 +121,7 @@ profile --text text >shown || fail "profile without files"
 [ "$(wc -l <unwritten)" = "$(wc -l <shown)" ] || fail "what was measured is shown all the same"
 : >empty
 expect 2 "${rank}empty is empty" "$program" profile "$demo" -q --text empty --out refused
+"$program" run "$demo" -q --ids 99999999 --profile refused >out 2>err && fail "an id beyond all"
 [ -e refused ] && fail "what is refused leaves a directory"
 [ "$(ls -A blocked | tr '\n' ' ')" = "loads.csv loads.json " ] || fail "left: $(ls -A blocked)"
 exit $((failures > 0))

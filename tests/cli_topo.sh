@@ -111,7 +111,7 @@ said() { # said OPTIONS COMMAND...: what each rank says of its binding and threa
     shift
     # shellcheck disable=SC2086
     "$@" run "$SY_TEST_DATA/demo" -p The --max-tokens 2 -v $options 2>&1 >/dev/null |
-        grep -E 'bound to|ranks on'
+        grep -E 'bound to|ranks on|is undone'
 }
 cpus=$(nproc)
 allowed=$(taskset -cp $$ | sed 's/.*: *//')
@@ -133,6 +133,7 @@ if [ "$cpus" -ge 2 ] && [ "$allowed" = "$(cat /sys/devices/system/cpu/online)" ]
     if mpirun --version | grep -q ' 4\.'; then
         text=$(said '' "${unasked[@]}" "$SWITCHYARD")
         holds "mpirun's own binding is undone" " $cpus threads each" "$text"
+        check "and that is said" 1 "$(count "mpirun's own binding is undone" "$text")"
     fi
     text=$(said '' "${unasked[@]}" --bind-to core "$SWITCHYARD")
     holds "what it is asked for is kept" 'not bound to cores: the launcher has bound' "$text"

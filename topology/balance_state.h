@@ -28,8 +28,8 @@ typedef struct sy_balance_state {
     void *stop_context;
 } sy_balance_state;
 
-/* What one descent, or one part of the search for less traffic, may look at: half a second of
- * it. Layers of published models need a hundredth. */
+/* Changes that one descent, or one part of the search for less traffic, may look at: a second or
+ * two. Layers of published models need far fewer. */
 enum { SY_BALANCE_MOST_LOOKS = 100000000 };
 
 /* An empty state: no expert is anywhere. */
