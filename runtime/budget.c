@@ -29,7 +29,7 @@ count_rest(const sy_engine_parts *p, const sy_checkpoint *checkpoint, uint64_t *
     for (int l = 0; l < bare.n_layers; l++)
         most = (int)sy_max(most, p->spec->layer[l].ffn.experts);
     zeros = calloc((size_t)most + 2, sizeof *zeros);
-    bare.layer = calloc((size_t)bare.n_layers, sizeof *bare.layer);
+    bare.layer = calloc((size_t)sy_max(bare.n_layers, 1), sizeof *bare.layer);
     if (zeros == NULL || bare.layer == NULL)
         SY_FAIL(SY_ERR_MEMORY, "no memory for the memory budget");
     for (int l = 0; l < bare.n_layers; l++)
