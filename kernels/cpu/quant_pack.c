@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "kernels/cpu/quant.h"
+#include "kernels/weight_source.h"
 
 float sy_quant_scale(sy_dtype dtype, const void *scales, int64_t i) {
     const char *p = scales;
@@ -38,28 +39,6 @@ static sy_quant_group group_of(const packing *p, int64_t group) {
     return sy_quant_group_at(p->m, &p->layout, p->panel, group);
 }
 
-static sy_status bad_value(const packing *p, int64_t row, int64_t group, const char *what) {
-    const char *part = p->m->parts == 2 ? (p->part == 0 ? "gate, " : "up, ") : "";
-    return sy_fail(SY_ERR_FORMAT, "%soutput %lld, scale group %lld: %s", part,
-                   (long long)(p->row0 + p->first + row), (long long)group, what);
-}
-
-/* Whether a scale is NaN or infinity. */
-static bool not_finite(sy_dtype dtype, const uint8_t *scale) {
-    switch (dtype) {
-    case SY_F8_E8M0:
-        return *scale == 0xff;
-    case SY_F8_E4M3:
-        return (*scale & 0x7f) == 0x7f;
-    case SY_F16:
-        return (scale[1] & 0x7c) == 0x7c;
-    case SY_BF16:
-        return (scale[1] & 0x7f) == 0x7f && (scale[0] & 0x80) != 0;
-    default: /* SY_F32 */
-        return (scale[3] & 0x7f) == 0x7f && (scale[2] & 0x80) != 0;
-    }
-}
-
 /* The row of the source's scales for a row of the panel. */
 static int64_t scale_row(const packing *p, int64_t row) {
     int64_t outputs = p->m->quant.outputs, at = p->first + row;
@@ -67,7 +46,7 @@ static int64_t scale_row(const packing *p, int64_t row) {
     return outputs == 1 ? at : (p->row0 + at) / outputs - p->row0 / outputs;
 }
 
-static sy_status pack_scales(const packing *p) {
+static void pack_scales(const packing *p) {
     sy_dtype t = p->m->quant.scale;
     size_t bytes = (size_t)sy_dtype_bits(t) / 8;
     int64_t n = p->m->quant.outputs == 1 ? p->n_rows : sy_min(p->n_rows, 1);
@@ -76,28 +55,21 @@ static sy_status pack_scales(const packing *p) {
     for (int64_t r = 0; r < n; r++) {
         const uint8_t *from =
             (const uint8_t *)p->src->scales + scale_row(p, r) * p->groups * (int64_t)bytes;
-        for (int64_t g = 0; g < p->groups; g++, from += bytes) {
-            if (not_finite(t, from))
-                return bad_value(p, r, g, "expected a finite scale, found NaN or infinity");
+        for (int64_t g = 0; g < p->groups; g++, from += bytes)
             memcpy((char *)group_of(p, g).scales + (size_t)r * bytes, from, bytes);
-        }
     }
-    return SY_OK;
 }
 
 enum { MIDDLE = 8 }; /* the zero point of 4-bit integers without one */
 
-static sy_status pack_zeros(const packing *p) {
+static void pack_zeros(const packing *p) {
     for (int64_t g = 0; g < p->groups; g++)
         memset(group_of(p, g).zeros, MIDDLE, SY_PANEL);
     for (int64_t r = 0; r < p->n_rows; r++) {
         const uint8_t *from = p->src->zeros + (p->first + r) * p->groups;
-        for (int64_t g = 0; g < p->groups; g++) {
-            if (from[g] > 15) return bad_value(p, r, g, "expected a zero point in 0..15");
+        for (int64_t g = 0; g < p->groups; g++)
             group_of(p, g).zeros[r] = from[g];
-        }
     }
-    return SY_OK;
 }
 
 /* Words of 32 bits that are turned at once: a cache line of each row. */
@@ -188,26 +160,13 @@ static void pack_4bit(const packing *p) {
     }
 }
 
-static sy_status pack_panel(const packing *p) {
-    sy_status st = SY_OK;
-    SY_TRY(pack_scales(p));
-    if (p->m->quant.zeros) SY_TRY(pack_zeros(p));
+static void pack_panel(const packing *p) {
+    pack_scales(p);
+    if (p->m->quant.zeros) pack_zeros(p);
     if (sy_quant_is_8bit(p->m->dtype))
         pack_8bit(p);
     else
         pack_4bit(p);
-done:
-    return st;
-}
-
-static sy_status check_factor(const sy_matrix *m, int part) {
-    float f = m->quant.factor[part];
-    if (m->quant.use_factor == SY_FACTOR_NONE) return SY_OK;
-    if (not_finite(SY_F32, (const uint8_t *)&m->quant.factor[part]) ||
-        (m->quant.use_factor == SY_FACTOR_OVER && f == 0))
-        return sy_fail(SY_ERR_FORMAT, "expected a finite factor%s, found %g",
-                       m->quant.use_factor == SY_FACTOR_OVER ? " to divide by" : "", (double)f);
-    return SY_OK;
 }
 
 sy_status sy_quant_pack(const sy_matrix *m,
@@ -222,14 +181,12 @@ sy_status sy_quant_pack(const sy_matrix *m,
                  .groups = m->quant.group > 0 ? sy_ceil_div(m->k, m->quant.group) : 1,
                  .part = part,
                  .row0 = row0};
-    SY_TRY(check_factor(m, part));
+    SY_TRY(sy_check_quantised(m, part, row0, n_rows, src));
     if (m->k == 0) return SY_OK;
-    if (n_rows > 0 && (src->scales == NULL || (m->quant.zeros && src->zeros == NULL)))
-        SY_FAIL(SY_ERR_INTERNAL, "pack: quantised weights without scales or zero points");
     for (; p.first < n_rows; p.first += SY_PANEL) {
         p.n_rows = sy_min(n_rows - p.first, SY_PANEL);
         p.panel = (row0 + p.first) / SY_PANEL * m->parts + part;
-        SY_TRY(pack_panel(&p));
+        pack_panel(&p);
     }
 done:
     return st;

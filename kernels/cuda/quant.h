@@ -56,13 +56,6 @@ sy_cuda_source_from(const sy_matrix *m, const sy_weight_source *src, int64_t row
 /* Whether two matrices differ in their sizes and factors alone. */
 bool sy_cuda_same_format(const sy_matrix *a, const sy_matrix *b);
 
-/* What pack refuses of a source in the host's memory: see sy_ops.pack. */
-sy_status sy_cuda_quant_check(const sy_matrix *m,
-                              int part,
-                              int64_t row0,
-                              int64_t n_rows,
-                              const sy_weight_source *src);
-
 /* ---- quant_pack.cu ---- */
 
 /* Rows [row0, row0 + n_rows) of a part; src points to device memory. */

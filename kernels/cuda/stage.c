@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/quant.h"
+#include "kernels/weight_source.h"
 
 typedef struct slot {
     char *host, *device;
@@ -247,7 +248,7 @@ sy_status sy_cuda_pack(sy_backend *be,
     sy_cuda *cu = sy_cuda_of(be);
     const rows r = {m, part, row0, n_rows};
     SY_TRY(sy_cuda_check_pack(m, part, row0, n_rows, src->dtype));
-    if (sy_is_quantised(m->dtype)) SY_TRY(sy_cuda_quant_check(m, part, row0, n_rows, src));
+    if (sy_is_quantised(m->dtype)) SY_TRY(sy_check_quantised(m, part, row0, n_rows, src));
     if (n_rows == 0 || (m->k == 0 && !sy_is_quantised(m->dtype))) return SY_OK;
     slot *s = slot_of_source(cu->loading, &r, src);
     st = s != NULL ? pack_slot(cu->loading, s, &r, src) : pack_ordinary(cu, &r, src);
