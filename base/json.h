@@ -65,4 +65,21 @@ bool sy_json_integral(const json_t *value, int64_t *out);
 /* "object", "array", "string", "integer", "real", "true", "false", "null". */
 const char *sy_json_type_name(const json_t *value);
 
+/* Members of an object that is written. */
+static inline void sy_json_set_int(json_t *o, const char *key, int64_t value) {
+    json_object_set_new(o, key, json_integer(value));
+}
+static inline void sy_json_set_bytes(json_t *o, const char *key, uint64_t bytes) {
+    json_object_set_new(o, key, json_integer((json_int_t)bytes));
+}
+static inline void sy_json_set_real(json_t *o, const char *key, double value) {
+    json_object_set_new(o, key, json_real(value));
+}
+static inline void sy_json_set_flag(json_t *o, const char *key, bool value) {
+    json_object_set_new(o, key, json_boolean(value));
+}
+static inline void sy_json_set_text(json_t *o, const char *key, const char *value) {
+    json_object_set_new(o, key, json_string(value));
+}
+
 #endif

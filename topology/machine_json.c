@@ -3,32 +3,14 @@
 
 #include <string.h>
 
-static void set_int(json_t *o, const char *key, int64_t value) {
-    json_object_set_new(o, key, json_integer(value));
-}
-
-static void set_bytes(json_t *o, const char *key, uint64_t bytes) {
-    json_object_set_new(o, key, json_integer((json_int_t)bytes));
-}
-
-static void set_real(json_t *o, const char *key, double value) {
-    json_object_set_new(o, key, json_real(value));
-}
-
-static void set_flag(json_t *o, const char *key, bool value) {
-    json_object_set_new(o, key, json_boolean(value));
-}
-
-static void set_text(json_t *o, const char *key, const char *value) {
-    json_object_set_new(o, key, json_string(value));
-}
+#include "base/json.h"
 
 static json_t *memory_json(const sy_machine *m) {
     json_t *o = json_object();
-    set_bytes(o, "total", m->memory);
-    set_bytes(o, "available", m->memory_available);
-    set_bytes(o, "free", m->memory_free);
-    set_bytes(o, "page_cache", m->page_cache);
+    sy_json_set_bytes(o, "total", m->memory);
+    sy_json_set_bytes(o, "available", m->memory_available);
+    sy_json_set_bytes(o, "free", m->memory_free);
+    sy_json_set_bytes(o, "page_cache", m->page_cache);
     return o;
 }
 
@@ -36,9 +18,9 @@ static json_t *nodes_json(const sy_machine *m) {
     json_t *list = json_array();
     for (int i = 0; i < m->n_nodes; i++) {
         json_t *o = json_object();
-        set_int(o, "number", m->node[i].number);
-        set_bytes(o, "memory", m->node[i].memory);
-        set_flag(o, "of_device", m->node[i].of_device);
+        sy_json_set_int(o, "number", m->node[i].number);
+        sy_json_set_bytes(o, "memory", m->node[i].memory);
+        sy_json_set_flag(o, "of_device", m->node[i].of_device);
         json_array_append_new(list, o);
     }
     return list;
@@ -58,8 +40,8 @@ static json_t *cores_json(const sy_machine *m) {
             continue;
         json_t *o = json_object(), *threads = json_array();
         const char *kind = sy_core_kind_name(core->kind);
-        set_int(o, "package", core->package);
-        set_int(o, "node", core->node);
+        sy_json_set_int(o, "package", core->package);
+        sy_json_set_int(o, "node", core->node);
         json_object_set_new(o, "kind", kind != NULL ? json_string(kind) : json_null());
         for (int t = 0; t < core->n_cpus; t++) {
             int16_t cpu[SY_MACHINE_CORES];
@@ -76,13 +58,13 @@ static json_t *cores_json(const sy_machine *m) {
 }
 
 static void add_pci(json_t *o, const sy_machine_pci *pci) {
-    set_text(o, "pci", pci->address);
-    set_text(o, "path", pci->path);
-    set_int(o, "node", pci->node);
-    set_int(o, "lanes", pci->lanes);
-    set_int(o, "lanes_max", pci->lanes_max);
-    set_real(o, "lane_speed", pci->speed);
-    set_real(o, "lane_speed_max", pci->speed_max);
+    sy_json_set_text(o, "pci", pci->address);
+    sy_json_set_text(o, "path", pci->path);
+    sy_json_set_int(o, "node", pci->node);
+    sy_json_set_int(o, "lanes", pci->lanes);
+    sy_json_set_int(o, "lanes_max", pci->lanes_max);
+    sy_json_set_real(o, "lane_speed", pci->speed);
+    sy_json_set_real(o, "lane_speed_max", pci->speed_max);
 }
 
 static json_t *devices_json(const sy_machine *m) {
@@ -90,13 +72,13 @@ static json_t *devices_json(const sy_machine *m) {
     for (int i = 0; i < m->n_devices; i++) {
         const sy_machine_device *d = &m->device[i];
         json_t *o = json_object();
-        set_text(o, "name", d->name);
+        sy_json_set_text(o, "name", d->name);
         add_pci(o, &d->pci);
-        set_int(o, "cuda", d->cuda);
-        set_bytes(o, "memory", d->memory);
-        set_flag(o, "unified", d->unified);
-        set_int(o, "link_group", d->link_group);
-        set_real(o, "link_speed", d->link_speed);
+        sy_json_set_int(o, "cuda", d->cuda);
+        sy_json_set_bytes(o, "memory", d->memory);
+        sy_json_set_flag(o, "unified", d->unified);
+        sy_json_set_int(o, "link_group", d->link_group);
+        sy_json_set_real(o, "link_speed", d->link_speed);
         json_array_append_new(list, o);
     }
     return list;
@@ -107,19 +89,19 @@ static json_t *nics_json(const sy_machine *m) {
     for (int i = 0; i < m->n_nics; i++) {
         const sy_machine_nic *n = &m->nic[i];
         json_t *o = json_object();
-        set_text(o, "name", n->name);
-        set_text(o, "kind", sy_nic_kind_name(n->kind));
+        sy_json_set_text(o, "name", n->name);
+        sy_json_set_text(o, "kind", sy_nic_kind_name(n->kind));
         add_pci(o, &n->pci);
-        set_flag(o, "up", n->up);
-        set_int(o, "speed", n->speed);
-        set_int(o, "mtu", n->mtu);
-        set_text(o, "subnet", n->subnet);
-        set_flag(o, "default_route", n->default_route);
-        set_text(o, "rdma", n->rdma);
-        set_int(o, "rdma_port", n->rdma_port);
-        set_flag(o, "rdma_up", n->rdma_up);
-        set_text(o, "guid", n->guid);
-        set_text(o, "port", n->port);
+        sy_json_set_flag(o, "up", n->up);
+        sy_json_set_int(o, "speed", n->speed);
+        sy_json_set_int(o, "mtu", n->mtu);
+        sy_json_set_text(o, "subnet", n->subnet);
+        sy_json_set_flag(o, "default_route", n->default_route);
+        sy_json_set_text(o, "rdma", n->rdma);
+        sy_json_set_int(o, "rdma_port", n->rdma_port);
+        sy_json_set_flag(o, "rdma_up", n->rdma_up);
+        sy_json_set_text(o, "guid", n->guid);
+        sy_json_set_text(o, "port", n->port);
         json_object_set_new(
             o, "twin", n->twin >= 0 ? json_string(sy_nic_name(&m->nic[n->twin])) : json_null());
         json_array_append_new(list, o);
@@ -134,18 +116,18 @@ json_t *sy_machine_to_json(const sy_machine *m) {
         json_decref(settings);
         return NULL;
     }
-    set_text(o, "name", m->name);
-    set_text(o, "cpu", m->cpu);
-    set_text(o, "kernel", m->kernel);
-    set_text(o, "driver", m->driver);
-    set_real(o, "cpu_quota", m->cpu_quota);
+    sy_json_set_text(o, "name", m->name);
+    sy_json_set_text(o, "cpu", m->cpu);
+    sy_json_set_text(o, "kernel", m->kernel);
+    sy_json_set_text(o, "driver", m->driver);
+    sy_json_set_real(o, "cpu_quota", m->cpu_quota);
     json_object_set_new(o, "memory", memory_json(m));
     json_object_set_new(o, "nodes", nodes_json(m));
     json_object_set_new(o, "cores", cores_json(m));
     json_object_set_new(o, "devices", devices_json(m));
     json_object_set_new(o, "nics", nics_json(m));
     for (int i = 0; i < m->n_settings; i++)
-        set_text(settings, m->setting[i].name, m->setting[i].value);
+        sy_json_set_text(settings, m->setting[i].name, m->setting[i].value);
     json_object_set_new(o, "settings", settings);
     return o;
 }
@@ -160,7 +142,7 @@ sy_status sy_machines_to_json(const sy_machines *machines, json_t **out) {
         if (machine == NULL || json_array_append_new(list, machine) != 0)
             SY_FAIL(SY_ERR_MEMORY, "no memory for JSON");
     }
-    set_int(document, "version", SY_MACHINES_VERSION);
+    sy_json_set_int(document, "version", SY_MACHINES_VERSION);
     json_object_set_new(document, "machines", list);
     list = NULL;
     *out = document;
